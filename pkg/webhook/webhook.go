@@ -1,0 +1,205 @@
+package webhook
+
+import (
+	"fmt"
+	"net/textproto"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// State is whether a webhook receives. Deliveries of a webhook that is not
+// active wait; none is dropped.
+type State string
+
+// The closed set of webhook states (the API's `status`).
+const (
+	StateActive   State = "active"
+	StatePaused   State = "paused"   // by hand
+	StateDisabled State = "disabled" // by Fairhook: see DisabledReason
+)
+
+// Defaults of a webhook's limits.
+const (
+	DefaultTimeoutSeconds = 20
+	DefaultMaxInFlight    = 50
+	DefaultMaxAgeSeconds  = 4 * 24 * 60 * 60
+)
+
+// DefaultRetrySchedule is the waits after each failed attempt, in seconds: 10
+// attempts over 75 h 35 m 05 s (Standard Webhooks 1.0.0, "Deliverability and
+// reliability").
+func DefaultRetrySchedule() []int {
+	return []int{5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400}
+}
+
+// Bounds of what a webhook may ask for.
+const (
+	MaxURLLength         = 2048
+	MaxDescriptionLength = 1024
+	MaxEventTypes        = 100
+	MaxHeaders           = 20
+	MaxHeaderValue       = 1024
+	MaxTimeoutSeconds    = 120
+	MaxMaxInFlight       = 1000
+	MaxRetries           = 50
+	MaxRetrySeconds      = 7 * 24 * 60 * 60
+	MaxMaxAgeSeconds     = 30 * 24 * 60 * 60
+)
+
+// Webhook is one subscriber's destination.
+type Webhook struct {
+	ID          ID     `json:"id"`
+	Tenant      string `json:"tenant"`
+	URL         string `json:"url"`
+	Description string `json:"description"`
+	// EventTypes are what the webhook subscribes to: exact types, "*" for all,
+	// or "order.*" for everything below order.
+	EventTypes     []string          `json:"event_types"`
+	State          State             `json:"status"`
+	DisabledReason *string           `json:"disabled_reason"`
+	Headers        map[string]string `json:"headers"` // sent with every request
+	TimeoutSeconds int               `json:"timeout_seconds"`
+	MaxInFlight    int               `json:"max_in_flight"`
+	// RetrySchedule is the waits after each failed attempt, in seconds: n
+	// entries allow n+1 attempts.
+	RetrySchedule []int     `json:"retry_schedule_seconds"`
+	MaxAgeSeconds int       `json:"max_age_seconds"`
+	CreatedAt     time.Time `json:"created_at"`
+	UpdatedAt     time.Time `json:"updated_at"`
+}
+
+// Subscribes reports whether the webhook wants events of this type.
+func (w *Webhook) Subscribes(eventType string) bool {
+	return slices.ContainsFunc(w.EventTypes, func(pattern string) bool {
+		return MatchesType(pattern, eventType)
+	})
+}
+
+// MatchesType reports whether an event type falls under a pattern: the type
+// itself, "*", or "order.*", which stands for "order.paid" and
+// "order.item.added" but not for "order" itself.
+func MatchesType(pattern, eventType string) bool {
+	if pattern == "*" || pattern == eventType {
+		return true
+	}
+	prefix, wild := strings.CutSuffix(pattern, "*")
+	return wild && strings.HasSuffix(prefix, ".") && strings.HasPrefix(eventType, prefix)
+}
+
+// Check returns everything wrong with a webhook, by JSON Pointer. The URL's
+// address rules belong to package egress, which knows what is allowed.
+func (w *Webhook) Check() []FieldError {
+	var faults []FieldError
+	fault := func(pointer, detail string) {
+		if detail != "" {
+			faults = append(faults, FieldError{Pointer: pointer, Detail: detail})
+		}
+	}
+	within := func(pointer string, value, low, high int) {
+		if value < low || value > high {
+			fault(pointer, fmt.Sprintf("must be between %d and %d", low, high))
+		}
+	}
+
+	fault("/tenant", CheckTenant(w.Tenant))
+	if w.Description != "" {
+		fault("/description", checkFreeText(w.Description, MaxDescriptionLength))
+	}
+	if len(w.EventTypes) == 0 || len(w.EventTypes) > MaxEventTypes {
+		fault("/event_types", fmt.Sprintf("must have between 1 and %d entries", MaxEventTypes))
+	}
+	for i, pattern := range w.EventTypes {
+		fault(fmt.Sprintf("/event_types/%d", i), checkPattern(pattern))
+	}
+	if len(w.Headers) > MaxHeaders {
+		fault("/headers", fmt.Sprintf("must have at most %d entries", MaxHeaders))
+	}
+	for name, value := range w.Headers {
+		fault("/headers/"+EscapePointer(name), checkHeader(name, value))
+	}
+	within("/timeout_seconds", w.TimeoutSeconds, 1, MaxTimeoutSeconds)
+	within("/max_in_flight", w.MaxInFlight, 1, MaxMaxInFlight)
+	if len(w.RetrySchedule) > MaxRetries {
+		fault("/retry_schedule_seconds", fmt.Sprintf("must have at most %d entries", MaxRetries))
+	}
+	for i, wait := range w.RetrySchedule {
+		within(fmt.Sprintf("/retry_schedule_seconds/%d", i), wait, 1, MaxRetrySeconds)
+	}
+	within("/max_age_seconds", w.MaxAgeSeconds, 1, MaxMaxAgeSeconds)
+	slices.SortStableFunc(faults, func(a, b FieldError) int { return strings.Compare(a.Pointer, b.Pointer) })
+	return faults
+}
+
+func checkPattern(pattern string) string {
+	if pattern == "*" {
+		return ""
+	}
+	if fault := CheckEventType(strings.TrimSuffix(pattern, ".*")); fault != "" {
+		return fault + " (or be \"*\", or end in \".*\")"
+	}
+	return ""
+}
+
+// checkFreeText allows line breaks, which checkText does not.
+func checkFreeText(s string, limit int) string {
+	switch {
+	case len(s) > limit:
+		return fmt.Sprintf("must be at most %d bytes long", limit)
+	case !utf8.ValidString(s) || strings.ContainsRune(s, 0):
+		return "must be valid UTF-8 without NUL"
+	}
+	return ""
+}
+
+func checkHeader(name, value string) string {
+	switch {
+	case !httpguts.ValidHeaderFieldName(name):
+		return "is not a header name"
+	case ReservedHeader(name):
+		return "is set by Fairhook or belongs to the connection, and cannot be chosen"
+	case len(value) > MaxHeaderValue:
+		return fmt.Sprintf("must be at most %d bytes long", MaxHeaderValue)
+	case !httpguts.ValidHeaderFieldValue(value):
+		return "is not a header value"
+	}
+	return ""
+}
+
+// ReservedHeader reports whether a header may not be chosen by a webhook: it is
+// one of ours, frames the message, or is hop-by-hop (RFC 9110, section 7.6.1).
+func ReservedHeader(name string) bool {
+	name = textproto.CanonicalMIMEHeaderKey(name)
+	if strings.HasPrefix(name, "Webhook-") || strings.HasPrefix(name, "Fairhook-") || strings.HasPrefix(name, "Proxy-") {
+		return true
+	}
+	switch name {
+	case "Host", "Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Connection",
+		"Keep-Alive", "Te", "Trailer", "Upgrade", "Expect", "User-Agent", "Traceparent", "Tracestate":
+		return true
+	}
+	return false
+}
+
+// Secret is one signing secret of a webhook, in the form shown to its owner:
+// "whsec_" and base64 (Standard Webhooks 1.0.0, "Signature scheme"). It prints
+// as "***"; Reveal gives the text.
+type Secret struct{ text string }
+
+// NewSecret wraps a secret's text.
+func NewSecret(text string) Secret { return Secret{text} }
+
+// Reveal is the secret's text.
+func (s Secret) Reveal() string { return s.text }
+
+// String hides the secret, in logs and in %v.
+func (s Secret) String() string { return "***" }
+
+// GoString hides the secret in %#v.
+func (s Secret) GoString() string { return "***" }
+
+// MarshalText hides the secret in encoders; whoever must show it says Reveal.
+func (s Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
