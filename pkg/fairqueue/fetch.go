@@ -1,0 +1,140 @@
+package fairqueue
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+const (
+	// maxPasses bounds how often one fetch goes round while slots are free.
+	maxPasses = 4
+	// maxLanes bounds how many lanes one statement asks.
+	maxLanes = 1000
+)
+
+// onlyIndexScans is the AfterConnect hook of the fetch pool. The fetch's
+// statements are all meant to walk the lane index or the primary key; without
+// this, a generic plan made while the table was empty scans it whole.
+func onlyIndexScans(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SET enable_seqscan = off; SET enable_bitmapscan = off;
+		SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off`)
+	return err
+}
+
+// fetchSQL claims the oldest due jobs of each lane, at most its limit. The claim
+// is written as = ANY(ARRAY(...)): joined to the CTE it is planned as a scan.
+const fetchSQL = `
+WITH picked AS MATERIALIZED (
+	SELECT j.id
+	FROM unnest($1::text[], $2::integer[]) AS l (lane, n)
+	CROSS JOIN LATERAL (
+		SELECT id FROM fairhook.river_job
+		WHERE state = 'available' AND queue = l.lane AND scheduled_at <= now()
+		  AND ($5::text[] IS NULL OR kind = ANY($5))
+		ORDER BY priority, scheduled_at, id
+		LIMIT l.n
+		FOR UPDATE SKIP LOCKED
+	) j
+)
+UPDATE fairhook.river_job r
+SET state = 'running',
+    attempt = r.attempt + 1,
+    attempted_at = now(),
+    attempted_by = array_append(
+        CASE WHEN array_length(r.attempted_by, 1) >= $4::integer
+             THEN r.attempted_by[array_length(r.attempted_by, 1) + 2 - $4::integer:]
+             ELSE r.attempted_by END, $3::text)
+WHERE r.id = ANY (ARRAY(SELECT id FROM picked))
+RETURNING r.id, r.args, r.attempt, r.attempted_at, r.created_at, r.kind, r.max_attempts,
+          r.metadata, r.priority, r.queue, r.scheduled_at`
+
+// fetch claims up to params.MaxToLock jobs, sharing the slots among the lanes in
+// the ring.
+func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailableParams) ([]*rivertype.JobRow, error) {
+	var jobs []*rivertype.JobRow
+	for range maxPasses {
+		free := params.MaxToLock - len(jobs)
+		if err := q.learnLimits(ctx, free); err != nil {
+			return jobs, err
+		}
+		grants := q.ring.take(free, maxLanes)
+		if len(grants) == 0 {
+			return jobs, nil
+		}
+		started := time.Now()
+		got, err := q.claimFrom(ctx, grants, params)
+		q.metrics.fetchDuration.Observe(time.Since(started).Seconds())
+		if err != nil {
+			q.ring.putBack(grants)
+			return jobs, err
+		}
+		q.metrics.fetched.Add(float64(len(got)))
+		fetched := make(map[webhook.ID]int, len(grants))
+		for _, j := range got {
+			if id, ok := LaneWebhook(j.Queue); ok {
+				fetched[id]++
+			}
+		}
+		q.claim(got)
+		q.ring.settle(grants, fetched)
+		jobs = append(jobs, got...)
+		if len(jobs) >= params.MaxToLock {
+			return jobs, nil
+		}
+	}
+	// Slots are free and the ring may not be empty: come back soon. River comes
+	// back by itself only when a fetch filled its limit.
+	signal(q.kick)
+	return jobs, nil
+}
+
+func (q *Queue) claimFrom(ctx context.Context, grants []grant, params *riverdriver.JobGetAvailableParams) ([]*rivertype.JobRow, error) {
+	lanes, limits := laneNames(grants)
+	rows, err := q.pool.Query(ctx, fetchSQL, lanes, limits, params.ClientID, params.MaxAttemptedBy, params.Kind)
+	if err != nil {
+		return nil, fmt.Errorf("fetch from %d lanes: %w", len(lanes), err)
+	}
+	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*rivertype.JobRow, error) {
+		j := &rivertype.JobRow{State: rivertype.JobStateRunning, AttemptedBy: []string{params.ClientID}}
+		var attempt, maxAttempts, priority int16
+		var attemptedAt time.Time
+		err := row.Scan(&j.ID, &j.EncodedArgs, &attempt, &attemptedAt, &j.CreatedAt, &j.Kind, &maxAttempts,
+			&j.Metadata, &priority, &j.Queue, &j.ScheduledAt)
+		j.Attempt, j.MaxAttempts, j.Priority = int(attempt), int(maxAttempts), int(priority)
+		j.AttemptedAt = &attemptedAt
+		return j, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fetch from %d lanes: %w", len(lanes), err)
+	}
+	return jobs, nil
+}
+
+// learnLimits reads the limits of the lanes that come next and have none yet.
+func (q *Queue) learnLimits(ctx context.Context, n int) error {
+	ids := q.ring.unknown(min(n, maxLanes))
+	if len(ids) == 0 {
+		return nil
+	}
+	limits, err := q.cfg.Limits(ctx, ids)
+	if err != nil {
+		return fmt.Errorf("read the limits of %d webhooks: %w", len(ids), err)
+	}
+	learned := make(map[webhook.ID]Limit, len(ids))
+	for _, id := range ids {
+		limit, exists := limits[id]
+		if !exists {
+			limit = Limit{MaxInFlight: webhook.DefaultMaxInFlight}
+		}
+		learned[id] = limit
+	}
+	q.ring.learn(learned)
+	return nil
+}

@@ -1,0 +1,183 @@
+package fairqueue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/rivertype"
+)
+
+// topicInsert is River's notification topic for new jobs.
+const topicInsert = "river_insert"
+
+// errNotConnected is returned where River uses a listener before Connect.
+var errNotConnected = errors.New("listener is not connected")
+
+// listener is River's notification connection. It takes the lanes out of a
+// notification and puts them into the ring BEFORE River hears of it and wakes
+// the producer, so that there is no moment at which one knows and the other
+// does not. It also makes up a notification when the queue itself knows of work
+// (a freed cap, a due time), since River offers no other way to wake a producer.
+//
+// It has its own direct connection: a pooler in transaction mode loses LISTEN.
+type listener struct {
+	q      *Queue
+	schema string
+
+	mu   sync.Mutex // guards conn, and every use of it
+	conn *pgx.Conn
+}
+
+var _ riverdriver.Listener = (*listener)(nil)
+
+// Connect opens the connection.
+func (l *listener) Connect(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conn != nil {
+		return errors.New("listener is connected already")
+	}
+	cfg, err := pgx.ParseConfig(l.q.cfg.ListenURL)
+	if err != nil {
+		return fmt.Errorf("parse the listen database URL: %w", err)
+	}
+	cfg.RuntimeParams["application_name"] = "fairhook-listen"
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("connect the listener: %w", err)
+	}
+	l.conn = conn
+	// Whatever was said while nobody listened is found by looking.
+	signal(l.q.look)
+	return nil
+}
+
+// Close closes the connection; Connect may follow.
+func (l *listener) Close(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conn == nil {
+		return nil
+	}
+	err := l.conn.Close(ctx)
+	l.conn = nil
+	return err
+}
+
+// Listen subscribes to one of River's topics.
+func (l *listener) Listen(ctx context.Context, topic string) error {
+	return l.exec(ctx, "LISTEN ", topic)
+}
+
+// Unlisten ends a subscription.
+func (l *listener) Unlisten(ctx context.Context, topic string) error {
+	return l.exec(ctx, "UNLISTEN ", topic)
+}
+
+func (l *listener) exec(ctx context.Context, verb, topic string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conn == nil {
+		return errNotConnected
+	}
+	_, err := l.conn.Exec(ctx, verb+pgx.Identifier{l.schema + "." + topic}.Sanitize())
+	return err
+}
+
+// Ping asks whether the connection lives.
+func (l *listener) Ping(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conn == nil {
+		return errNotConnected
+	}
+	return l.conn.Ping(ctx)
+}
+
+// Schema is the schema whose topics are heard.
+func (l *listener) Schema() string { return l.schema }
+
+// SetAfterConnectExec is for River's own tests.
+func (l *listener) SetAfterConnectExec(string) {}
+
+// WaitForNotification blocks until there is one, made up or real.
+func (l *listener) WaitForNotification(ctx context.Context) (*riverdriver.Notification, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conn == nil {
+		return nil, errNotConnected
+	}
+	waitCtx, cancel := context.WithCancel(ctx)
+	kicked := make(chan bool, 1)
+	go func() {
+		select {
+		case <-l.q.kick:
+			kicked <- true
+			cancel()
+		case <-waitCtx.Done():
+			kicked <- false
+		}
+	}()
+	n, err := l.conn.WaitForNotification(waitCtx)
+	cancel()
+	if <-kicked {
+		if err == nil {
+			// Both at once: let River hear the real one, and keep the flag up.
+			signal(l.q.kick)
+			return l.translate(n.Channel, n.Payload), nil
+		}
+		if ctx.Err() == nil && errors.Is(err, context.Canceled) {
+			return wakeUp(), nil
+		}
+		signal(l.q.kick)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l.translate(n.Channel, n.Payload), nil
+}
+
+// translate puts the lanes that a notification names into the ring, and makes it
+// one that wakes our producer.
+func (l *listener) translate(channel, payload string) *riverdriver.Notification {
+	topic := strings.TrimPrefix(channel, l.schema+".")
+	if topic != topicInsert {
+		return &riverdriver.Notification{Topic: topic, Payload: payload}
+	}
+	var n notification
+	// River's own notifications (its scheduler sends them when retries fall due)
+	// name a job's queue, which is a lane.
+	if json.Unmarshal([]byte(payload), &n) == nil {
+		if id, ok := LaneWebhook(n.Queue); ok {
+			l.q.ring.wake(id)
+			return wakeUp()
+		}
+	}
+	ids, ours := parseNotification(payload)
+	if ours {
+		for _, id := range ids {
+			l.q.ring.wake(id)
+		}
+		if len(ids) == 0 {
+			signal(l.q.look)
+		}
+	}
+	return &riverdriver.Notification{Topic: topic, Payload: payload}
+}
+
+// wakeUp is a notification that makes River's producer fetch.
+func wakeUp() *riverdriver.Notification {
+	return &riverdriver.Notification{Topic: topicInsert, Payload: `{"queue":"` + ClientQueue + `"}`}
+}
+
+// IsCancelRequested reports whether River was asked to cancel this job while it
+// runs.
+func IsCancelRequested(ctx context.Context) bool {
+	return errors.Is(context.Cause(ctx), rivertype.ErrJobCancelledRemotely)
+}

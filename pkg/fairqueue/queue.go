@@ -1,0 +1,226 @@
+package fairqueue
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/riverqueue/river/rivershared/riverpilot"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+const (
+	discoverInterval  = time.Second
+	reconcileInterval = 10 * time.Second
+	statementTimeout  = 10 * time.Second
+	// fetchBackoff is how long fetching rests after a fetch that failed, so that
+	// a database that is away is not asked hundreds of times a second.
+	fetchBackoff = 500 * time.Millisecond
+	// fetchConns is the size of the fetch pool: one for the fetch, one for what
+	// runs beside it.
+	fetchConns = 2
+)
+
+// Config is what a Queue needs. All fields without a default are required.
+type Config struct {
+	// DatabaseURL is where the fetch's own small pool connects to. It is its own
+	// because its connections may only use index scans: a plan cached while the
+	// job table was empty would otherwise scan it whole for as long as it lives.
+	DatabaseURL string
+	// ListenURL is a direct connection for LISTEN, where DatabaseURL goes
+	// through a pooler. Default: DatabaseURL.
+	ListenURL string
+	// ClientID is the River client's id and the instance's: fresh at each start.
+	ClientID string
+	// Limits loads the limits of webhooks. A webhook missing from the answer
+	// does not exist: its deliveries are fetched so that they can be ended.
+	Limits func(ctx context.Context, ids []webhook.ID) (map[webhook.ID]Limit, error)
+	// Clock is the database's clock.
+	Clock interface{ Now() time.Time }
+	// Duties run on the elected leader.
+	Duties []Duty
+	// Logger and Registerer receive what the queue has to say.
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Queue is one dispatcher's view of the lanes. Its methods are safe for
+// concurrent use.
+type Queue struct {
+	cfg     Config
+	pool    *pgxpool.Pool
+	ring    *ring
+	metrics *metrics
+	kick    chan struct{} // buffered 1: the producer should fetch
+	timer   chan struct{} // buffered 1: the due times changed
+	look    chan struct{} // buffered 1: discovery should run now
+
+	mu sync.Mutex
+	// claims is the jobs this process holds: fetched, and not yet committed as
+	// finished. Guarded by mu.
+	claims map[int64]int // job id -> River attempt
+	// restUntil is when the next fetch may run after one that failed. Guarded
+	// by mu.
+	restUntil time.Time
+}
+
+// New opens the fetch pool. It does not wait for the database.
+func New(ctx context.Context, cfg Config) (*Queue, error) {
+	poolCfg, err := postgres.PoolConfig(cfg.DatabaseURL, "fairhook-fetch", fetchConns)
+	if err != nil {
+		return nil, err
+	}
+	// Set after connecting and not as startup parameters, which poolers refuse.
+	poolCfg.AfterConnect = onlyIndexScans
+	pool, err := pgxpool.NewWithConfig(ctx, poolCfg)
+	if err != nil {
+		return nil, fmt.Errorf("open the fetch pool: %w", err)
+	}
+	if cfg.ListenURL == "" {
+		cfg.ListenURL = cfg.DatabaseURL
+	}
+	q := &Queue{
+		cfg:    cfg,
+		pool:   pool,
+		ring:   newRing(),
+		kick:   make(chan struct{}, 1),
+		timer:  make(chan struct{}, 1),
+		look:   make(chan struct{}, 1),
+		claims: map[int64]int{},
+	}
+	q.metrics = newMetrics(cfg.Registerer, q)
+	return q, nil
+}
+
+// Close closes the fetch pool, after the River client has stopped.
+func (q *Queue) Close() { q.pool.Close() }
+
+// Share tells the queue how many dispatchers are alive: each takes its part of
+// every webhook's cap.
+func (q *Queue) Share(dispatchers int) { q.ring.share(dispatchers) }
+
+// Gate keeps a webhook's lane from being fetched until the given time, by the
+// database's clock. What is waiting keeps its place.
+func (q *Queue) Gate(id webhook.ID, until time.Time) {
+	q.ring.gate(id, until)
+	signal(q.timer)
+}
+
+// Changed says that a webhook's settings changed: its limits are read anew
+// before its lane is fetched again, and a gate that they closed is looked at.
+func (q *Queue) Changed(id webhook.ID) {
+	if q.ring.unlearn(id) {
+		signal(q.kick)
+	}
+}
+
+// Reset is Changed for every webhook, for when changes may have been missed.
+func (q *Queue) Reset() {
+	if q.ring.unlearnAll() {
+		signal(q.kick)
+	}
+	signal(q.look)
+}
+
+// Run keeps the ring fed: due times, discovery and the give-back of claims that
+// were lost on the way. It returns when ctx ends.
+func (q *Queue) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { q.runTimer(ctx) })
+	wg.Go(func() { q.runDiscovery(ctx) })
+	wg.Go(func() { q.runReconcile(ctx) })
+	wg.Wait()
+	return nil
+}
+
+// runTimer wakes lanes as they fall due.
+func (q *Queue) runTimer(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-q.timer:
+		}
+		woken, next := q.ring.wakeDue(q.cfg.Clock.Now())
+		if woken {
+			signal(q.kick)
+		}
+		if next.IsZero() {
+			timer.Reset(time.Hour)
+			continue
+		}
+		timer.Reset(max(time.Millisecond, next.Sub(q.cfg.Clock.Now())))
+	}
+}
+
+// signal raises a flag that is up until somebody takes it.
+func signal(flag chan struct{}) {
+	select {
+	case flag <- struct{}{}:
+	default:
+	}
+}
+
+// claim remembers what this process holds.
+func (q *Queue) claim(jobs []*rivertype.JobRow) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, j := range jobs {
+		q.claims[j.ID] = j.Attempt
+	}
+}
+
+// release forgets claims that are finished or no longer ours.
+func (q *Queue) release(ids []int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, id := range ids {
+		delete(q.claims, id)
+	}
+}
+
+// resting reports whether fetching rests after a failure, and rest makes it.
+func (q *Queue) resting() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return time.Now().Before(q.restUntil)
+}
+
+func (q *Queue) rest() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.restUntil = time.Now().Add(fetchBackoff)
+}
+
+// producerState hears from River's producer when a job's work is done. The slot
+// in its lane is free from here on; its claim ends when the completion commits.
+type producerState struct{ q *Queue }
+
+var _ riverpilot.ProducerState = producerState{}
+
+func (p producerState) JobFinish(job *rivertype.JobRow) {
+	id, ok := LaneWebhook(job.Queue)
+	if ok && p.q.ring.finish(id) {
+		signal(p.q.kick)
+	}
+}
+
+// laneNames turns grants into the parameters of the fetch.
+func laneNames(grants []grant) (lanes []string, limits []int32) {
+	lanes = make([]string, len(grants))
+	limits = make([]int32, len(grants))
+	for i, g := range grants {
+		lanes[i], limits[i] = Lane(g.lane.id), int32(g.limit)
+	}
+	return lanes, limits
+}

@@ -1,0 +1,372 @@
+package fairqueue
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+var ringStart = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// testRing is a ring that knows the limit of every lane it is given.
+func testRing(maxInFlight int, ids ...webhook.ID) *ring {
+	r := newRing()
+	limits := map[webhook.ID]Limit{}
+	for _, id := range ids {
+		limits[id] = Limit{MaxInFlight: maxInFlight}
+	}
+	r.learn(limits)
+	return r
+}
+
+func testIDs(n int) []webhook.ID {
+	ids := make([]webhook.ID, n)
+	for i := range ids {
+		ids[i] = webhook.NewID(ringStart.Add(time.Duration(i) * time.Millisecond))
+	}
+	return ids
+}
+
+func limitsOf(grants []grant) map[webhook.ID]int {
+	limits := map[webhook.ID]int{}
+	for _, g := range grants {
+		limits[g.lane.id] += g.limit
+	}
+	return limits
+}
+
+func TestRing(t *testing.T) {
+	t.Parallel()
+
+	t.Run("OffersEveryLaneAnEqualShare", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(4)
+		r := testRing(100, ids...)
+		for _, id := range ids {
+			r.wake(id)
+		}
+		for id, n := range limitsOf(r.take(40, 10)) {
+			if n != 10 {
+				t.Errorf("lane %s was offered %d of 40 slots, want 10", id, n)
+			}
+		}
+	})
+
+	t.Run("GivesALoneLaneAllItsCapAllows", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(1)
+		r := testRing(7, ids...)
+		r.wake(ids[0])
+		if n := limitsOf(r.take(100, 10))[ids[0]]; n != 7 {
+			t.Errorf("offered %d slots, want the cap of 7", n)
+		}
+	})
+
+	t.Run("DividesACapAmongTheDispatchers", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(2)
+		r := testRing(9, ids[0])
+		r.learn(map[webhook.ID]Limit{ids[1]: {MaxInFlight: 1}})
+		r.share(4)
+		r.wake(ids[0])
+		r.wake(ids[1])
+		got := limitsOf(r.take(100, 10))
+		if got[ids[0]] != 2 || got[ids[1]] != 1 {
+			t.Errorf("offered %v, want 2 of a cap of 9 and 1 of a cap of 1 among 4", got)
+		}
+	})
+
+	t.Run("DoesNotServeALaneTwiceBeforeTheOthersHadTheirTurn", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(3)
+		r := testRing(100, ids...)
+		for _, id := range ids {
+			r.wake(id)
+		}
+		first := r.take(1, 10)
+		r.settle(first, map[webhook.ID]int{first[0].lane.id: 1})
+		second := r.take(1, 10)
+		r.settle(second, map[webhook.ID]int{second[0].lane.id: 1})
+		third := r.take(1, 10)
+		if first[0].lane.id != ids[0] || second[0].lane.id != ids[1] || third[0].lane.id != ids[2] {
+			t.Errorf("served %s, %s, %s, want the lanes in turn", first[0].lane.id, second[0].lane.id, third[0].lane.id)
+		}
+	})
+
+	t.Run("KeepsANotificationThatArrivesWhileTheLaneIsBeingFetched", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(1)
+		r := testRing(100, ids...)
+		r.wake(ids[0])
+		grants := r.take(10, 10)
+		if !r.wake(ids[0]) {
+			t.Error("a notification during the fetch was not taken")
+		}
+		r.settle(grants, nil) // the fetch itself saw nothing
+		if len(r.take(10, 10)) != 1 {
+			t.Error("the lane is lost: nothing will fetch what the notification was about")
+		}
+	})
+
+	t.Run("WakesALaneAtItsCapWhenASlotIsFreed", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(1)
+		r := testRing(2, ids...)
+		r.wake(ids[0])
+		r.settle(r.take(10, 10), map[webhook.ID]int{ids[0]: 2})
+		if got := r.take(10, 10); len(got) != 0 {
+			t.Fatalf("a lane at its cap was offered %v", limitsOf(got))
+		}
+		if !r.finish(ids[0]) {
+			t.Fatal("a freed slot did not wake the lane")
+		}
+		if n := limitsOf(r.take(10, 10))[ids[0]]; n != 1 {
+			t.Errorf("offered %d, want the one freed slot", n)
+		}
+	})
+
+	t.Run("DoesNotWakeForAFreedSlotWhenNothingWaits", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(1)
+		r := testRing(5, ids...)
+		r.wake(ids[0])
+		r.settle(r.take(10, 10), map[webhook.ID]int{ids[0]: 2})
+		if r.finish(ids[0]) {
+			t.Error("a lane with nothing more to give was woken")
+		}
+		r.finish(ids[0])
+		if len(r.lanes) != 0 {
+			t.Errorf("%d idle lanes are kept in memory", len(r.lanes))
+		}
+	})
+
+	t.Run("DoesNotOfferALaneWhoseLimitIsUnknown", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(1)
+		r := newRing()
+		r.wake(ids[0])
+		if got := r.take(10, 10); len(got) != 0 {
+			t.Fatalf("offered %v before its limit was known", limitsOf(got))
+		}
+		if unknown := r.unknown(10); len(unknown) != 1 || unknown[0] != ids[0] {
+			t.Fatalf("asks for the limits of %v, want %v", unknown, ids)
+		}
+		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3}})
+		if n := limitsOf(r.take(10, 10))[ids[0]]; n != 3 {
+			t.Errorf("offered %d, want 3", n)
+		}
+	})
+
+	t.Run("HoldsAPausedLaneUntilItsWebhookChanges", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(1)
+		r := testRing(3, ids...)
+		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3, Gated: true}})
+		if r.wake(ids[0]) || len(r.take(10, 10)) != 0 {
+			t.Fatal("a paused lane was woken")
+		}
+		if !r.unlearn(ids[0]) {
+			t.Fatal("the lane was not woken when its webhook changed")
+		}
+		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3}})
+		if len(r.take(10, 10)) != 1 {
+			t.Error("the resumed lane is not offered")
+		}
+	})
+
+	t.Run("HoldsAGatedLaneUntilTheReceiversTimeIsUp", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(1)
+		r := testRing(3, ids...)
+		r.gate(ids[0], ringStart.Add(time.Minute))
+		r.gate(ids[0], ringStart.Add(time.Second)) // a shorter gate changes nothing
+		r.wake(ids[0])
+		if woken, next := r.wakeDue(ringStart.Add(30 * time.Second)); woken || !next.Equal(ringStart.Add(time.Minute)) {
+			t.Fatalf("woken=%v next=%v while the gate is closed", woken, next)
+		}
+		if r.unlearn(ids[0]) || len(r.take(10, 10)) != 0 {
+			t.Fatal("a change of the webhook opened a gate that the receiver asked for")
+		}
+		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3}})
+		if woken, _ := r.wakeDue(ringStart.Add(time.Minute)); !woken {
+			t.Fatal("the lane was not woken when its gate opened")
+		}
+		if len(r.take(10, 10)) != 1 {
+			t.Error("the lane is not offered after its gate opened")
+		}
+	})
+
+	t.Run("ReArmsAGateWhenAnEarlierDueTimePasses", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(1)
+		r := testRing(3, ids...)
+		r.wakeAt(ids[0], ringStart.Add(time.Second))
+		r.gate(ids[0], ringStart.Add(time.Minute))
+		if woken, next := r.wakeDue(ringStart.Add(2 * time.Second)); woken || !next.Equal(ringStart.Add(time.Minute)) {
+			t.Fatalf("woken=%v next=%v, want the end of the gate", woken, next)
+		}
+		if woken, _ := r.wakeDue(ringStart.Add(time.Minute)); !woken {
+			t.Error("the lane sleeps for ever")
+		}
+	})
+
+	t.Run("WakesLanesInTheOrderInWhichTheyFallDue", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(3)
+		r := testRing(3, ids...)
+		r.wakeAt(ids[0], ringStart.Add(3*time.Second))
+		r.wakeAt(ids[1], ringStart.Add(time.Second))
+		r.wakeAt(ids[2], ringStart.Add(2*time.Second))
+		r.wakeAt(ids[0], ringStart.Add(9*time.Second)) // later than known: no change
+		woken, next := r.wakeDue(ringStart.Add(2 * time.Second))
+		if !woken || !next.Equal(ringStart.Add(3*time.Second)) {
+			t.Fatalf("woken=%v next=%v", woken, next)
+		}
+		got := r.take(10, 10)
+		if len(got) != 2 || got[0].lane.id != ids[1] || got[1].lane.id != ids[2] {
+			t.Errorf("woke %v, want the second and third lane", limitsOf(got))
+		}
+	})
+
+	t.Run("PutsLanesBackAfterAFetchThatFailed", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(2)
+		r := testRing(3, ids...)
+		r.wake(ids[0])
+		r.wake(ids[1])
+		r.putBack(r.take(10, 10))
+		if len(r.take(10, 10)) != 2 {
+			t.Error("lanes were lost with the failed fetch")
+		}
+	})
+}
+
+// TestRingServesEveryLane plays random histories of arrivals, fetches, finishes,
+// gates and changes against a model of the database, and checks what must always
+// hold: no lane is over its cap, a lane that has work and may be fetched is
+// always reachable, and no lane waits for more than one round of the others.
+func TestRingServesEveryLane(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		ids := testIDs(rapid.IntRange(1, 8).Draw(t, "lanes"))
+		r := newRing()
+		now := ringStart
+		var (
+			waiting  = map[webhook.ID]int{}
+			running  = map[webhook.ID]int{}
+			paused   = map[webhook.ID]bool{}
+			gated    = map[webhook.ID]time.Time{}
+			passed   = map[webhook.ID]int{} // jobs of others served while this lane waited
+			capacity = rapid.IntRange(1, 5).Draw(t, "cap")
+		)
+		learn := func() {
+			limits := map[webhook.ID]Limit{}
+			for _, id := range r.unknown(len(ids)) {
+				limits[id] = Limit{MaxInFlight: capacity, Gated: paused[id]}
+			}
+			r.learn(limits)
+		}
+		fetch := func(free int) {
+			learn()
+			grants := r.take(free, len(ids))
+			fetched := map[webhook.ID]int{}
+			for _, g := range grants {
+				id := g.lane.id
+				fetched[id] = min(g.limit, waiting[id])
+				waiting[id] -= fetched[id]
+				running[id] += fetched[id]
+				if running[id] > capacity {
+					t.Fatalf("lane %s has %d in flight over its cap of %d", id, running[id], capacity)
+				}
+				if (paused[id] || gated[id].After(now)) && g.limit > 0 {
+					t.Fatalf("lane %s was offered slots behind a gate", id)
+				}
+			}
+			for _, id := range ids {
+				if fetched[id] > 0 || waiting[id] == 0 || paused[id] || gated[id].After(now) || running[id] >= capacity {
+					passed[id] = 0
+					continue
+				}
+				for _, other := range ids {
+					passed[id] += fetched[other]
+				}
+				// One round offers each other lane at most its whole cap.
+				if passed[id] > len(ids)*capacity {
+					t.Fatalf("lane %s waited while %d jobs of others were served", id, passed[id])
+				}
+			}
+			r.settle(grants, fetched)
+		}
+		pick := func() webhook.ID { return ids[rapid.IntRange(0, len(ids)-1).Draw(t, "lane")] }
+		t.Repeat(map[string]func(*rapid.T){
+			"arrive": func(*rapid.T) { id := pick(); waiting[id]++; r.wake(id) },
+			"fetch":  func(t *rapid.T) { fetch(rapid.IntRange(1, 6).Draw(t, "free")) },
+			"finish": func(*rapid.T) {
+				if id := pick(); running[id] > 0 {
+					running[id]--
+					r.finish(id)
+				}
+			},
+			"pause":  func(*rapid.T) { id := pick(); paused[id] = true; r.unlearn(id) },
+			"resume": func(*rapid.T) { id := pick(); paused[id] = false; r.unlearn(id) },
+			"reset":  func(*rapid.T) { r.unlearnAll() },
+			"gate": func(*rapid.T) {
+				id := pick()
+				gated[id] = now.Add(time.Second)
+				r.gate(id, gated[id])
+			},
+			"tick": func(*rapid.T) { now = now.Add(time.Second); r.wakeDue(now) },
+		})
+		// Whatever happened: once all are resumed and time has passed, everything
+		// that waits is served without anyone waking a lane by hand.
+		for _, id := range ids {
+			paused[id] = false
+			r.unlearn(id)
+		}
+		now = now.Add(time.Minute)
+		r.wakeDue(now)
+		for range 1000 {
+			fetch(3)
+			for _, id := range ids {
+				for ; running[id] > 0; running[id]-- {
+					r.finish(id)
+				}
+			}
+		}
+		for _, id := range ids {
+			if waiting[id] > 0 {
+				t.Fatalf("%d jobs of lane %s are never served", waiting[id], id)
+			}
+		}
+		if len(r.lanes) != 0 {
+			t.Fatalf("%d idle lanes are kept in memory", len(r.lanes))
+		}
+	})
+}
+
+func BenchmarkRing(b *testing.B) {
+	ids := testIDs(10_000)
+	r := testRing(50, ids...)
+	for _, id := range ids {
+		r.wake(id)
+	}
+	fetched := map[webhook.ID]int{}
+	for b.Loop() {
+		grants := r.take(500, 1000)
+		clear(fetched)
+		for _, g := range grants {
+			fetched[g.lane.id] = g.limit
+		}
+		r.settle(grants, fetched)
+		for id, n := range fetched {
+			for range n {
+				r.finish(id)
+			}
+		}
+		r.wake(ids[rand.IntN(len(ids))])
+	}
+}

@@ -1,0 +1,31 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+)
+
+// expireBatch is how many idempotency keys one statement removes, so that none
+// holds locks for long.
+const expireBatch = 5000
+
+// ExpireIdempotencyKeys removes the keys that are older than 24 hours and
+// returns how many. It works in small statements of their own.
+func ExpireIdempotencyKeys(ctx context.Context, q Querier) (int64, error) {
+	var removed int64
+	for {
+		tag, err := q.Exec(ctx, `
+			DELETE FROM fairhook.idempotency_keys
+			WHERE ctid = ANY (ARRAY(
+				SELECT ctid FROM fairhook.idempotency_keys
+				WHERE created_at < now() - interval '24 hours'
+				ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED))`, expireBatch)
+		if err != nil {
+			return removed, fmt.Errorf("expire idempotency keys: %w", err)
+		}
+		removed += tag.RowsAffected()
+		if tag.RowsAffected() < expireBatch {
+			return removed, nil
+		}
+	}
+}
