@@ -1,0 +1,148 @@
+// Command dispatcher works deliveries: it fetches them fairly, sends them,
+// records each attempt and retries on the webhooks' schedules. Run as many
+// copies as you like against one database.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairhook/fairhook/pkg/daemon"
+	"github.com/fairhook/fairhook/pkg/dispatch"
+	"github.com/fairhook/fairhook/pkg/egress"
+	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/seal"
+)
+
+func main() {
+	os.Exit(daemon.Execute(newCommand()))
+}
+
+// config is the dispatcher's settings.
+type config struct {
+	daemon.Common
+	// Listen is where health and metrics are served.
+	Listen string
+	// EncryptionKey opens the webhooks' secrets.
+	EncryptionKey daemon.SecretString
+	// AllowPrivate are private networks that webhooks may reach.
+	AllowPrivate []netip.Prefix
+	// RequireHTTPS refuses to send to http URLs.
+	RequireHTTPS bool
+	// Workers is how many requests may be in flight at once.
+	Workers int
+	// DrainTimeout is how long running requests may go on after the first
+	// signal, and ShutdownTimeout how long stopping may take in all.
+	DrainTimeout, ShutdownTimeout time.Duration
+
+	key seal.Key
+}
+
+const about = `Works deliveries: fetches them fairly, sends them, records each attempt, and
+retries on each webhook's schedule. Any number of copies share one database; each
+needs at most ten connections to it.
+
+Serves /livez, /readyz and /metrics on --listen.
+
+SIGTERM lets running requests finish within --drain-timeout and gives the rest
+back uncounted; a second signal stops at once. Exit codes: 0 stopped in order,
+1 failed, 2 wrong configuration.`
+
+func newCommand() *cobra.Command {
+	var cfg config
+	cmd := &cobra.Command{
+		Use:   "dispatcher",
+		Short: "Send deliveries to webhooks",
+		Long:  about,
+		Args:  cobra.NoArgs,
+	}
+	settings := daemon.NewSettings(cmd.Flags())
+	cfg.register(settings)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := settings.Resolve(os.LookupEnv); err != nil {
+			return err
+		}
+		return run(cmd.Context(), cfg)
+	}
+	return cmd
+}
+
+func (c *config) register(s *daemon.Settings) {
+	c.Register(s)
+	s.Required("database-url", "encryption-key")
+	s.String(&c.Listen, "listen", ":8081", "address to serve health and metrics on")
+	s.Secret(&c.EncryptionKey, "encryption-key", "base64 of the 32 bytes that seal secrets at rest, the same for all processes; make one with: openssl rand -base64 32")
+	s.Check("encryption-key", func() (err error) {
+		c.key, err = seal.ParseKey(c.EncryptionKey.Reveal())
+		return err
+	})
+	s.Prefixes(&c.AllowPrivate, "allow-private-targets", nil, "private networks that webhooks may reach, such as 10.1.0.0/16")
+	s.Bool(&c.RequireHTTPS, "require-https", false, "refuse to send to http URLs")
+	s.Int(&c.Workers, "workers", dispatch.DefaultWorkers, "requests in flight at once, at most")
+	s.Check("workers", func() error {
+		if c.Workers < 1 || c.Workers > dispatch.MaxWorkers {
+			return fmt.Errorf("must be between 1 and %d", dispatch.MaxWorkers)
+		}
+		return nil
+	})
+	s.Duration(&c.DrainTimeout, "drain-timeout", dispatch.DefaultDrain, "how long running requests may go on after SIGTERM")
+	s.Duration(&c.ShutdownTimeout, "shutdown-timeout", 25*time.Second, "how long stopping may take in all")
+	s.Check("drain-timeout", func() error {
+		if c.DrainTimeout <= 0 || c.DrainTimeout >= c.ShutdownTimeout {
+			return errors.New("must be more than 0s and less than --shutdown-timeout, which includes it")
+		}
+		return nil
+	})
+}
+
+func run(ctx context.Context, cfg config) error {
+	instance := daemon.NewInstanceID()
+	logger, _ := cfg.NewLogger(os.Stdout, string(postgres.RoleDispatcher), instance)
+	registry := daemon.NewRegistry()
+
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for health and metrics (--listen): %w", err)
+	}
+	defer listener.Close()
+	guard, err := egress.New(egress.Config{AllowPrivate: cfg.AllowPrivate, RequireHTTPS: cfg.RequireHTTPS})
+	if err != nil {
+		return err
+	}
+	dispatcher, err := dispatch.New(ctx, dispatch.Config{
+		DatabaseURL: cfg.DatabaseURL.Reveal(),
+		ListenURL:   cfg.DirectDatabaseURL().Reveal(),
+		Instance:    instance,
+		Version:     daemon.Version(),
+		Workers:     cfg.Workers,
+		Drain:       cfg.DrainTimeout,
+		Guard:       guard,
+		Box:         seal.New(cfg.key),
+		Logger:      logger,
+		Registerer:  registry,
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil // told to stop before it had begun
+		}
+		return err
+	}
+
+	health := daemon.NewHealth()
+	health.Add("database", dispatcher.Check)
+	health.Add("deliveries", dispatcher.Working)
+
+	stages := daemon.NewStages(logger, cfg.ShutdownTimeout)
+	stages.AddDrained("health", daemon.Serve(daemon.NewHTTPServer(health.Handler(registry), logger), listener))
+	dispatcher.Add(stages)
+	stages.AddDrained("readiness", health.Withdraw(0))
+	logger.Info("dispatcher started", "listen", listener.Addr().String(), "workers", cfg.Workers)
+	return stages.Run(ctx)
+}

@@ -1,0 +1,331 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/riverqueue/river"
+
+	"github.com/fairhook/fairhook/pkg/catalog"
+	"github.com/fairhook/fairhook/pkg/courier"
+	"github.com/fairhook/fairhook/pkg/daemon"
+	"github.com/fairhook/fairhook/pkg/egress"
+	"github.com/fairhook/fairhook/pkg/fairqueue"
+	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/seal"
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+// Defaults and bounds of Config.
+const (
+	DefaultWorkers = 1000
+	MaxWorkers     = river.QueueNumWorkersMax
+	DefaultDrain   = 20 * time.Second
+
+	// poolConns is the size of the pool that everything but the fetch shares.
+	// With the fetch pool and two connections for LISTEN a dispatcher holds at
+	// most ten, however many requests are in flight.
+	poolConns = 6
+
+	// jobTimeout is above the longest attempt, so that it never cuts one off; it
+	// must be positive for River's rescuer to look at a job at all.
+	jobTimeout = webhook.MaxTimeoutSeconds*time.Second + 3*time.Minute
+	// rescueAfter is River's backstop for a job that no one gave back.
+	rescueAfter = time.Hour
+
+	partitionsAhead    = 14
+	partitionsInterval = time.Hour
+	keysInterval       = 10 * time.Minute
+	dutyTimeout        = time.Minute
+
+	// The fetch: at most one per cooldown, and one per poll interval when nobody
+	// says that there is something.
+	fetchCooldown = 2 * time.Millisecond
+	fetchPoll     = 250 * time.Millisecond
+)
+
+// Config is what a Dispatcher needs. Fields without a default are required.
+type Config struct {
+	DatabaseURL string
+	// ListenURL is a direct connection for LISTEN; default: DatabaseURL.
+	ListenURL string
+	// Instance is this process's id, fresh at each start; it is also the id of
+	// the River client.
+	Instance string
+	Version  string
+	// Workers is how many requests may be in flight at once, at most MaxWorkers.
+	// Default: DefaultWorkers.
+	Workers int
+	// Drain is how long running requests may go on once the process is told to
+	// stop. Default: DefaultDrain.
+	Drain time.Duration
+	// Guard is what requests go out through.
+	Guard *egress.Guard
+	// Box opens the webhooks' secrets.
+	Box        *seal.Box
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Dispatcher works deliveries. Add puts its parts into a process.
+type Dispatcher struct {
+	cfg       Config
+	pool      *pgxpool.Pool
+	clock     *postgres.Clock
+	catalog   *catalog.Catalog
+	queue     *fairqueue.Queue
+	client    *river.Client[pgx.Tx]
+	loader    *batcher[webhook.ID, loaded]
+	recorder  *batcher[record, error]
+	heartbeat *heartbeat
+	working   atomic.Bool // the River client has started and not been told to stop
+}
+
+// New builds a dispatcher. It waits for the database for as long as ctx lives,
+// and fails if the schema is not in order. It starts nothing.
+func New(ctx context.Context, cfg Config) (*Dispatcher, error) {
+	if cfg.Workers == 0 {
+		cfg.Workers = DefaultWorkers
+	}
+	if cfg.Drain == 0 {
+		cfg.Drain = DefaultDrain
+	}
+	if cfg.ListenURL == "" {
+		cfg.ListenURL = cfg.DatabaseURL
+	}
+	d := &Dispatcher{cfg: cfg}
+	m := newMetrics(cfg.Registerer)
+	var err error
+	if d.pool, err = postgres.Open(ctx, cfg.DatabaseURL, "fairhook-dispatcher", poolConns); err != nil {
+		return nil, err
+	}
+	if err := d.build(ctx, m); err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
+	err := postgres.Await(ctx, d.pool, d.cfg.Logger)
+	if err != nil {
+		return err
+	}
+	if d.clock, err = postgres.NewClock(ctx, d.pool); err != nil {
+		return err
+	}
+	if _, err := postgres.EnsurePartitions(ctx, d.pool, 1); err != nil {
+		return err
+	}
+	d.queue, err = fairqueue.New(ctx, fairqueue.Config{
+		DatabaseURL: d.cfg.DatabaseURL,
+		ListenURL:   d.cfg.ListenURL,
+		ClientID:    d.cfg.Instance,
+		Limits: func(ctx context.Context, ids []webhook.ID) (map[webhook.ID]fairqueue.Limit, error) {
+			return limits(ctx, d.pool, ids)
+		},
+		Clock:      d.clock,
+		Duties:     d.duties(),
+		Logger:     d.cfg.Logger,
+		Registerer: d.cfg.Registerer,
+	})
+	if err != nil {
+		return err
+	}
+	listen, err := pgx.ParseConfig(d.cfg.ListenURL)
+	if err != nil {
+		return fmt.Errorf("parse the listen database URL: %w", err)
+	}
+	d.catalog = catalog.New(catalog.Config{
+		Pool:       d.pool,
+		Listen:     listen,
+		Box:        d.cfg.Box,
+		Logger:     d.cfg.Logger,
+		Registerer: d.cfg.Registerer,
+	})
+	d.catalog.OnChange(func(id webhook.ID, _ string) { d.queue.Changed(id) })
+	d.catalog.OnReset(d.queue.Reset)
+	d.loader = newLoader(d.pool)
+	d.recorder = newRecorder(d.pool, d.cfg.Logger, m)
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("read the host name: %w", err)
+	}
+	d.heartbeat = &heartbeat{
+		db: d.pool, queue: d.queue, logger: d.cfg.Logger, metrics: m,
+		instance: d.cfg.Instance, version: d.cfg.Version, host: host,
+	}
+	workers := river.NewWorkers()
+	river.AddWorker(workers, &worker{
+		instance:  d.cfg.Instance,
+		userAgent: courier.UserAgent(d.cfg.Version),
+		catalog:   d.catalog,
+		loader:    d.loader,
+		recorder:  d.recorder,
+		queue:     d.queue,
+		client:    d.cfg.Guard.Client(),
+		clock:     d.clock,
+		logger:    d.cfg.Logger,
+		metrics:   m,
+		gates:     map[webhook.ID]int{},
+	})
+	d.client, err = river.NewClient(fairqueue.NewDriver(d.pool, d.queue), d.riverConfig(workers))
+	if err != nil {
+		return fmt.Errorf("build the River client: %w", err)
+	}
+	return nil
+}
+
+func (d *Dispatcher) riverConfig(workers *river.Workers) *river.Config {
+	return &river.Config{
+		ID:                  d.cfg.Instance,
+		Schema:              fairqueue.Schema,
+		Queues:              map[string]river.QueueConfig{fairqueue.ClientQueue: {MaxWorkers: d.cfg.Workers}},
+		Workers:             workers,
+		FetchCooldown:       fetchCooldown,
+		FetchPollInterval:   fetchPoll,
+		FetchOnlyKnownKinds: true,
+		JobTimeout:          jobTimeout,
+		// Which failed deliveries to keep is the attempts table's business.
+		RescueStuckJobsAfter:        rescueAfter,
+		CancelledJobRetentionPeriod: 24 * time.Hour,
+		DiscardedJobRetentionPeriod: 24 * time.Hour,
+		// The indexes that River would reindex by default include two that
+		// migration 003 drops.
+		ReindexerIndexNames: []string{
+			"fairhook_river_job_due_idx", "river_job_kind", "river_job_pkey", "river_job_prioritized_fetching_index",
+			"river_job_state_and_finalized_at_index", "river_job_unique_idx",
+		},
+		SoftStopTimeout: d.cfg.Drain,
+		Logger:          slog.New(quiet{d.cfg.Logger.Handler()}),
+		Test:            river.TestConfig{Time: fairqueue.RiverClock{Clock: d.clock}},
+	}
+}
+
+// duties are what the leader does for all.
+func (d *Dispatcher) duties() []fairqueue.Duty {
+	return []fairqueue.Duty{
+		{
+			Name: "partitions", Interval: partitionsInterval, Timeout: dutyTimeout,
+			Run: func(ctx context.Context) error {
+				_, err := postgres.EnsurePartitions(ctx, d.pool, partitionsAhead)
+				return err
+			},
+		},
+		{
+			Name: "idempotency_expiry", Interval: keysInterval, Timeout: dutyTimeout,
+			Run: func(ctx context.Context) error {
+				_, err := postgres.ExpireIdempotencyKeys(ctx, d.pool)
+				return err
+			},
+		},
+	}
+}
+
+// Add puts the dispatcher's parts into a process, in the order in which they may
+// start; they stop the other way round: first no more deliveries are fetched
+// and the running ones finish, then what they recorded is flushed, and the pool
+// is closed last.
+func (d *Dispatcher) Add(stages *daemon.Stages) {
+	stages.Add("database", func(ctx context.Context) error {
+		<-ctx.Done()
+		d.close()
+		return nil
+	})
+	stages.Add("clock", d.clock.Run)
+	stages.Add("catalog", d.catalog.Run)
+	stages.Add("recorder", d.recorder.Run)
+	stages.Add("loader", d.loader.Run)
+	stages.Add("queue", d.queue.Run)
+	stages.Add("heartbeat", d.heartbeat.Run)
+	stages.AddDrained("deliveries", d.work)
+}
+
+// Check reports whether the dispatcher can work: it asks the database.
+func (d *Dispatcher) Check(ctx context.Context) error { return d.pool.Ping(ctx) }
+
+// Working reports whether deliveries are being worked.
+func (d *Dispatcher) Working(context.Context) error {
+	if !d.working.Load() {
+		return daemon.NotReady("not started")
+	}
+	return nil
+}
+
+func (d *Dispatcher) close() {
+	if d.queue != nil {
+		d.queue.Close()
+	}
+	d.pool.Close()
+}
+
+// work runs the River client until ctx ends, and then lets what is running
+// finish: for cfg.Drain, and no longer than drain.
+func (d *Dispatcher) work(ctx, drain context.Context) error {
+	if err := d.startRiver(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	d.working.Store(true)
+	<-ctx.Done()
+	d.working.Store(false)
+	// Stop waits for the running jobs, and after SoftStopTimeout cancels them:
+	// they return at once and go back to their lanes uncounted.
+	if err := d.client.Stop(drain); err != nil {
+		hard, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		return errors.Join(fmt.Errorf("finish running deliveries: %w", err), d.client.StopAndCancel(hard))
+	}
+	return nil
+}
+
+// startRiver starts the client, and tries again while the database is away.
+func (d *Dispatcher) startRiver(ctx context.Context) error {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		err := d.client.Start(context.WithoutCancel(ctx))
+		if err == nil {
+			return nil
+		}
+		d.cfg.Logger.WarnContext(ctx, "River could not start; trying again", "error", err, "pause", pause)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+	}
+}
+
+// limits reads what the fetch must know of webhooks.
+func limits(ctx context.Context, db postgres.Querier, ids []webhook.ID) (map[webhook.ID]fairqueue.Limit, error) {
+	found, err := postgres.WebhookLimits(ctx, db, ids)
+	if err != nil {
+		return nil, err
+	}
+	limits := make(map[webhook.ID]fairqueue.Limit, len(found))
+	for _, l := range found {
+		limits[l.ID] = fairqueue.Limit{MaxInFlight: l.MaxInFlight, Gated: l.State != webhook.StateActive}
+	}
+	return limits, nil
+}
+
+// quiet passes on River's warnings and errors, and leaves out its line for each
+// failed job: the attempt's own line says it better.
+type quiet struct{ slog.Handler }
+
+// Enabled is part of slog.Handler.
+func (h quiet) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn && h.Handler.Enabled(ctx, level)
+}
+
+// WithAttrs is part of slog.Handler.
+func (h quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{h.Handler.WithAttrs(attrs)} }
+
+// WithGroup is part of slog.Handler.
+func (h quiet) WithGroup(name string) slog.Handler { return quiet{h.Handler.WithGroup(name)} }

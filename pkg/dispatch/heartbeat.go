@@ -1,0 +1,115 @@
+package dispatch
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/fairhook/fairhook/pkg/fairqueue"
+	"github.com/fairhook/fairhook/pkg/postgres"
+)
+
+const (
+	// beatInterval is how often an instance says that it lives.
+	beatInterval = 2 * time.Second
+	// staleAfter is how long an instance may be silent before it counts as dead.
+	staleAfter = 15 * time.Second
+	// giveBackInterval is how often dead instances are looked for. With
+	// staleAfter it keeps the promise that what a dead dispatcher was working is
+	// on its way again within 30 s.
+	giveBackInterval = 3 * time.Second
+	// forgetAfter is how long a dead instance's row is kept for people to see.
+	forgetAfter = time.Hour
+	beatTimeout = 5 * time.Second
+)
+
+// heartbeat writes this instance's row, learns from it how many dispatchers
+// share the work, and gives back what dead ones left running.
+//
+// Every dispatcher looks for the dead, not only River's leader: the leader may
+// be the dead one, and electing another takes most of the 30 s that are
+// promised. An advisory lock sees to it that one does the work.
+type heartbeat struct {
+	db       postgres.Querier
+	queue    *fairqueue.Queue
+	logger   *slog.Logger
+	metrics  *metrics
+	instance string
+	version  string
+	host     string
+
+	// healthySince is when the present run of successful beats began, or zero.
+	// Run's goroutine owns it.
+	healthySince time.Time
+}
+
+// Run beats until ctx ends, and then takes this instance off the list: it is
+// told to stop after the deliveries have left.
+func (h *heartbeat) Run(ctx context.Context) error {
+	ticker := time.NewTicker(beatInterval)
+	defer ticker.Stop()
+	nextGiveBack := time.Now().Add(giveBackInterval)
+	for {
+		h.beat(ctx)
+		if now := time.Now(); now.After(nextGiveBack) {
+			nextGiveBack = now.Add(giveBackInterval)
+			h.giveBack(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return h.leave(ctx)
+		case <-ticker.C:
+		}
+	}
+}
+
+func (h *heartbeat) leave(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), beatTimeout)
+	defer cancel()
+	if err := postgres.Leave(ctx, h.db, h.instance); err != nil {
+		// Nothing is lost: the row grows old, and others forget it.
+		h.logger.WarnContext(ctx, "could not sign off", "error", err)
+	}
+	return nil
+}
+
+// beat writes one heartbeat.
+func (h *heartbeat) beat(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	defer cancel()
+	before := time.Now()
+	alive, err := postgres.Beat(ctx, h.db, h.instance, postgres.RoleDispatcher, h.version, h.host, staleAfter)
+	if err != nil {
+		h.healthySince = time.Time{}
+		h.metrics.heartbeatErrors.Inc()
+		h.logger.DebugContext(ctx, "heartbeat failed", "error", err)
+		return
+	}
+	if h.healthySince.IsZero() {
+		h.healthySince = before
+	}
+	h.metrics.dispatchers.Set(float64(alive))
+	h.queue.Share(alive)
+}
+
+// giveBack takes over from the dead, if this instance has seen the database
+// answer without a break for as long as silence must last to mean death: after
+// an outage everyone's last heartbeat is old.
+func (h *heartbeat) giveBack(ctx context.Context) {
+	if h.healthySince.IsZero() || time.Since(h.healthySince) < staleAfter {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*beatTimeout)
+	defer cancel()
+	n, err := h.queue.GiveBackDead(ctx, staleAfter)
+	if err != nil {
+		h.logger.WarnContext(ctx, "could not give back what dead dispatchers were working", "error", err)
+		return
+	}
+	if n > 0 {
+		h.logger.WarnContext(ctx, "gave back what a dead dispatcher was working", "deliveries", n)
+	}
+	if _, err := postgres.ForgetInstances(ctx, h.db, forgetAfter); err != nil {
+		h.logger.DebugContext(ctx, "could not forget dead instances", "error", err)
+	}
+}

@@ -1,0 +1,74 @@
+package dispatch
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+type metrics struct {
+	attempts        *prometheus.CounterVec // by reason and the delivery's status after it
+	attemptDuration prometheus.Histogram
+	endToEnd        prometheus.Histogram
+	recordDuration  prometheus.Histogram
+	recordBatch     prometheus.Histogram
+	recordErrors    prometheus.Counter
+	heartbeatErrors prometheus.Counter
+	dispatchers     prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fairhook_attempts_total",
+			Help: "Attempts recorded, by how they ended and by the delivery's status after it.",
+		}, []string{"reason", "status"}),
+		attemptDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "fairhook_attempt_duration_seconds",
+			Help:    "Time of one request to a receiver, from its start to the end of the answer.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30, 60, 120},
+		}),
+		endToEnd: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "fairhook_delivery_latency_seconds",
+			Help:    "Time from an event's acceptance to its delivery, for deliveries that succeeded on the first attempt.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800},
+		}),
+		recordDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "fairhook_attempt_record_duration_seconds",
+			Help:    "Time of one commit of attempts.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+		}),
+		recordBatch: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "fairhook_attempt_record_batch_size",
+			Help:    "Attempts per commit.",
+			Buckets: prometheus.ExponentialBuckets(1, 2, 10),
+		}),
+		recordErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "fairhook_attempt_record_errors_total",
+			Help: "Commits of attempts that failed; each is tried again.",
+		}),
+		heartbeatErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "fairhook_heartbeat_errors_total",
+			Help: "Heartbeats that could not be written.",
+		}),
+		dispatchers: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "fairhook_dispatchers_alive",
+			Help: "Dispatchers that this one has heard of lately, itself included.",
+		}),
+	}
+	reg.MustRegister(m.attempts, m.attemptDuration, m.endToEnd, m.recordDuration, m.recordBatch, m.recordErrors,
+		m.heartbeatErrors, m.dispatchers)
+	return m
+}
+
+func (m *metrics) observe(a *webhook.Attempt) {
+	m.attempts.WithLabelValues(string(a.Reason), string(a.Status)).Inc()
+	if a.Number == 0 || a.Timings.Total == nil {
+		return
+	}
+	m.attemptDuration.Observe(float64(*a.Timings.Total) / 1e6)
+	if a.Number == 1 && a.Status == webhook.StatusDelivered {
+		end := a.StartedAt.UnixMicro() + *a.Timings.Total
+		m.endToEnd.Observe(float64(end-a.EventID.Time().UnixMicro()) / 1e6)
+	}
+}

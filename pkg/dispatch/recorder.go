@@ -1,0 +1,95 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+const (
+	recorderWorkers = 2
+	recorderBatch   = 500
+	recordTimeout   = 10 * time.Second
+	// The pause between tries while the database is away.
+	recordPauseMin = 50 * time.Millisecond
+	recordPauseMax = time.Second
+)
+
+// record is one attempt to be written, and whether its webhook must be disabled
+// with it.
+type record struct {
+	attempt webhook.Attempt
+	disable bool
+}
+
+// disabledGone is what a webhook's owner is told when a 410 disabled it.
+const disabledGone = "the receiver answered 410 Gone"
+
+// newRecorder makes the group commit of attempts. While the database is away it
+// tries again until the process stops: an attempt that was made is not
+// forgotten, and its worker's slot is held, so that no more is sent than can be
+// recorded.
+func newRecorder(db postgres.Querier, logger *slog.Logger, m *metrics) *batcher[record, error] {
+	return newBatcher(recorderWorkers, recorderBatch, func(ctx context.Context, records []record) []error {
+		answers := make([]error, len(records))
+		if err := commit(ctx, db, logger, m, records); err == nil || len(records) == 1 {
+			for i := range answers {
+				answers[i] = err
+			}
+			return answers
+		}
+		// Bad data in one row must not take the others with it.
+		for i := range records {
+			answers[i] = commit(ctx, db, logger, m, records[i:i+1])
+		}
+		return answers
+	})
+}
+
+// commit writes records, trying again for as long as trying again can help.
+func commit(ctx context.Context, db postgres.Querier, logger *slog.Logger, m *metrics, records []record) error {
+	attempts := make([]webhook.Attempt, len(records))
+	var disable []postgres.Disabling
+	for i, r := range records {
+		attempts[i] = r.attempt
+		if r.disable {
+			disable = append(disable, postgres.Disabling{WebhookID: r.attempt.WebhookID, Reason: disabledGone})
+		}
+	}
+	for pause := recordPauseMin; ; pause = min(2*pause, recordPauseMax) {
+		started := time.Now()
+		err := func() error {
+			ctx, cancel := context.WithTimeout(ctx, recordTimeout)
+			defer cancel()
+			return postgres.RecordAttempts(ctx, db, attempts, disable)
+		}()
+		if err == nil {
+			m.recordDuration.Observe(time.Since(started).Seconds())
+			m.recordBatch.Observe(float64(len(records)))
+			return nil
+		}
+		m.recordErrors.Inc()
+		if ctx.Err() != nil || isBadData(err) {
+			return err
+		}
+		logger.WarnContext(ctx, "attempts could not be recorded; trying again", "attempts", len(records), "error", err, "pause", pause)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
+}
+
+// isBadData reports whether Postgres refused the rows themselves (SQLSTATE
+// classes 22 and 23): they would be refused again.
+func isBadData(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Code[:2] == "22" || pgErr.Code[:2] == "23")
+}

@@ -1,0 +1,304 @@
+package dispatch
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/riverqueue/river"
+
+	"github.com/fairhook/fairhook/pkg/catalog"
+	"github.com/fairhook/fairhook/pkg/courier"
+	"github.com/fairhook/fairhook/pkg/fairqueue"
+	"github.com/fairhook/fairhook/pkg/job"
+	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+// troublePause is how long a delivery waits when the trouble is ours: it costs
+// no step of its schedule.
+const troublePause = time.Second
+
+// worker works one delivery at a time per goroutine; River runs many.
+type worker struct {
+	river.WorkerDefaults[job.Delivery]
+
+	instance  string
+	userAgent string
+	catalog   *catalog.Catalog
+	loader    *batcher[webhook.ID, loaded]
+	recorder  *batcher[record, error]
+	queue     *fairqueue.Queue
+	client    *http.Client
+	clock     *postgres.Clock
+	logger    *slog.Logger
+	metrics   *metrics
+
+	gatesMu sync.Mutex
+	gates   map[webhook.ID]int // answers in a row that gated; guarded by gatesMu
+}
+
+// Work makes one attempt, or ends a delivery that must not be attempted. What it
+// returns tells River what to do with the job; by then the attempt is recorded.
+func (w *worker) Work(ctx context.Context, j *river.Job[job.Delivery]) error {
+	target, err := w.catalog.Webhook(ctx, j.Args.WebhookID)
+	switch {
+	case webhook.ErrorCode(err) == webhook.CodeNotFound:
+		return w.end(ctx, j, "", webhook.ReasonWebhookDeleted, webhook.StatusCancelled)
+	case err != nil:
+		return w.trouble(ctx, j, err)
+	}
+	hook := &target.Webhook
+	if hook.State != webhook.StateActive {
+		// It was paused between the fetch and now. The lane is gated by the same
+		// change, so the delivery goes back and waits with the others.
+		w.queue.Changed(hook.ID)
+		return river.JobSnooze(0)
+	}
+	age := w.clock.Now().Sub(j.Args.EventID.Time())
+	switch {
+	case age > time.Duration(hook.MaxAgeSeconds)*time.Second:
+		return w.end(ctx, j, hook.Tenant, webhook.ReasonExpired, webhook.StatusExhausted)
+	case j.Attempt > len(hook.RetrySchedule)+1:
+		// Each attempt recorded uses a step and the last one ends the delivery, so
+		// only claims that died with their process lead here.
+		return w.end(ctx, j, hook.Tenant, webhook.ReasonCrashed, webhook.StatusExhausted)
+	}
+	message, err := load(ctx, w.loader, j.Args.EventID)
+	switch {
+	case err != nil:
+		return w.trouble(ctx, j, err)
+	case message == nil:
+		return w.end(ctx, j, hook.Tenant, webhook.ReasonEventMissing, webhook.StatusDropped)
+	}
+	return w.attempt(ctx, j, target, message, age)
+}
+
+// NextRetry hands River the moment that the schedule gave.
+func (w *worker) NextRetry(j *river.Job[job.Delivery]) time.Time { return j.Args.RetryAt }
+
+// attempt sends the message, records what happened and tells River.
+func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target *catalog.Entry, message *postgres.Message, age time.Duration) error {
+	hook := &target.Webhook
+	number := requestsMade(j.Metadata) + 1
+	started := w.clock.Now()
+	result := courier.Send(ctx, w.client, &courier.Request{
+		URL:         hook.URL,
+		EventID:     message.ID,
+		EventType:   message.Type,
+		ContentType: message.ContentType,
+		Body:        message.Payload,
+		Number:      number,
+		Timestamp:   started,
+		Keys:        target.Keys,
+		Headers:     hook.Headers,
+		Timeout:     time.Duration(hook.TimeoutSeconds) * time.Second,
+		UserAgent:   w.userAgent,
+	})
+	if result.Interrupted {
+		return w.interrupted(ctx, j, hook)
+	}
+	decision := courier.Decide(courier.Policy{
+		Schedule: seconds(hook.RetrySchedule),
+		MaxAge:   time.Duration(hook.MaxAgeSeconds) * time.Second,
+	}, j.Attempt, age, w.gatesInARow(hook.ID), result, 2*rand.Float64()-1)
+
+	a := webhook.Attempt{
+		ID:        webhook.NewID(w.clock.Now()),
+		EventID:   message.ID,
+		WebhookID: hook.ID,
+		Tenant:    message.Tenant,
+		Number:    number,
+		Reason:    result.Reason,
+		Status:    decision.Status,
+		StartedAt: started,
+		Timings:   result.Timings,
+		Instance:  w.instance,
+	}
+	if result.StatusCode != 0 {
+		a.StatusCode = &result.StatusCode
+	}
+	if result.Response != "" {
+		a.Response = &result.Response
+	}
+	if result.Detail != "" {
+		a.Detail = &result.Detail
+	}
+	wait := started.Sub(j.ScheduledAt).Microseconds()
+	a.Timings.QueueWait = &wait
+	var retryAt time.Time
+	if decision.Status == webhook.StatusRetrying {
+		retryAt = w.clock.Now().Add(decision.Wait)
+		a.NextAttemptAt = &retryAt
+	}
+	if err := w.record(ctx, record{attempt: a, disable: decision.DisableWebhook}); err != nil {
+		return err
+	}
+	w.applyGate(hook.ID, decision)
+	return w.report(ctx, j, &a, decision, retryAt)
+}
+
+// report tells River what the recorded attempt means for the job.
+func (w *worker) report(ctx context.Context, j *river.Job[job.Delivery], a *webhook.Attempt, decision courier.Decision, retryAt time.Time) error {
+	switch {
+	case decision.Status == webhook.StatusDelivered:
+		return nil
+	case decision.Status.Terminal():
+		return w.discard(j, a.Reason)
+	}
+	if err := river.MetadataSet(ctx, fairqueue.MetadataRequests, a.Number); err != nil {
+		return err // the worker was not called by River: a programming error
+	}
+	if !decision.CountsStep {
+		return river.JobSnooze(decision.Wait)
+	}
+	j.Args.RetryAt = retryAt
+	return fmt.Errorf("attempt %d: %s", a.Number, a.Reason)
+}
+
+// discard makes River end the job as failed: whether there is another attempt
+// is the schedule's decision, and River asks only its own counter.
+func (w *worker) discard(j *river.Job[job.Delivery], reason webhook.Reason) error {
+	j.MaxAttempts = j.Attempt
+	return fmt.Errorf("delivery ended: %s", reason)
+}
+
+// end records a delivery that ends without a request, and ends its job.
+func (w *worker) end(ctx context.Context, j *river.Job[job.Delivery], tenant string, reason webhook.Reason, status webhook.Status) error {
+	if tenant == "" {
+		// The webhook is gone; its event knows the tenant, unless that is gone too.
+		message, err := load(ctx, w.loader, j.Args.EventID)
+		if err != nil {
+			return w.trouble(ctx, j, err)
+		}
+		if message != nil {
+			tenant = message.Tenant
+		}
+	}
+	if err := w.recordEnd(ctx, j, tenant, reason, status); err != nil {
+		return err
+	}
+	return w.discard(j, reason)
+}
+
+// recordEnd records the end of a delivery without a request.
+func (w *worker) recordEnd(ctx context.Context, j *river.Job[job.Delivery], tenant string, reason webhook.Reason, status webhook.Status) error {
+	now := w.clock.Now()
+	return w.record(ctx, record{attempt: webhook.Attempt{
+		ID:        webhook.NewID(now),
+		EventID:   j.Args.EventID,
+		WebhookID: j.Args.WebhookID,
+		Tenant:    tenant,
+		Reason:    reason,
+		Status:    status,
+		StartedAt: now,
+		Instance:  w.instance,
+	}})
+}
+
+// interrupted is for a request cut off before it had an outcome: by a cancel,
+// which ends the delivery, or by the process stopping, which gives it back.
+func (w *worker) interrupted(ctx context.Context, j *river.Job[job.Delivery], hook *webhook.Webhook) error {
+	cause := fmt.Errorf("attempt cut off: %w", ctx.Err())
+	if !fairqueue.IsCancelRequested(ctx) {
+		return cause
+	}
+	if err := w.recordEnd(ctx, j, hook.Tenant, webhook.ReasonCancelled, webhook.StatusCancelled); err != nil {
+		return err
+	}
+	return river.JobCancel(cause)
+}
+
+// trouble puts a delivery back for a moment when what failed is ours: nothing is
+// counted.
+func (w *worker) trouble(ctx context.Context, j *river.Job[job.Delivery], err error) error {
+	if ctx.Err() != nil {
+		return err // stopping or cancelled: River knows what to do
+	}
+	w.logger.WarnContext(ctx, "delivery put off", "event_id", j.Args.EventID, "webhook_id", j.Args.WebhookID, "error", err)
+	return river.JobSnooze(troublePause)
+}
+
+// record commits an attempt. It outlives the job's own context: a request that
+// was made is recorded even if the process is stopping.
+func (w *worker) record(ctx context.Context, r record) error {
+	a := &r.attempt
+	refused, err := w.recorder.Do(context.WithoutCancel(ctx), r)
+	if err == nil && isBadData(refused) {
+		// The row can never be written: its event's partition is past retention,
+		// most likely. What happened still decides what happens next.
+		w.logger.ErrorContext(ctx, "attempt cannot be recorded", "event_id", a.EventID, "webhook_id", a.WebhookID,
+			"attempt", a.Number, "reason", a.Reason, "status", a.Status, "error", refused)
+		refused = nil
+	}
+	if err == nil {
+		err = refused
+	}
+	if err != nil {
+		return fmt.Errorf("record attempt %d of event %s for webhook %s: %w", a.Number, a.EventID, a.WebhookID, err)
+	}
+	w.metrics.observe(a)
+	level := slog.LevelDebug
+	if a.Status.Terminal() && a.Status != webhook.StatusDelivered {
+		level = slog.LevelWarn // one line per final failure
+	}
+	w.logger.LogAttrs(ctx, level, "attempt",
+		slog.String("event_id", a.EventID.String()),
+		slog.String("webhook_id", a.WebhookID.String()),
+		slog.Int("attempt", a.Number),
+		slog.String("reason", string(a.Reason)),
+		slog.String("status", string(a.Status)))
+	return nil
+}
+
+// applyGate closes the lane for a while when the receiver asked for it, on this
+// dispatcher.
+func (w *worker) applyGate(id webhook.ID, decision courier.Decision) {
+	w.gatesMu.Lock()
+	if decision.Gate > 0 {
+		w.gates[id]++
+	} else if decision.Status == webhook.StatusDelivered {
+		delete(w.gates, id)
+	}
+	w.gatesMu.Unlock()
+	if decision.Gate > 0 {
+		w.queue.Gate(id, w.clock.Now().Add(decision.Gate))
+	}
+	if decision.DisableWebhook {
+		w.queue.Changed(id)
+	}
+}
+
+func (w *worker) gatesInARow(id webhook.ID) int {
+	w.gatesMu.Lock()
+	defer w.gatesMu.Unlock()
+	return w.gates[id]
+}
+
+// requestsMade reads how many requests a delivery has behind it from its job's
+// metadata. Almost every job has none.
+func requestsMade(metadata []byte) int {
+	if len(metadata) <= len(`{}`) {
+		return 0
+	}
+	var m struct {
+		Requests int `json:"fairhook:requests"`
+	}
+	if json.Unmarshal(metadata, &m) != nil {
+		return 0
+	}
+	return m.Requests
+}
+
+func seconds(schedule []int) []time.Duration {
+	waits := make([]time.Duration, len(schedule))
+	for i, s := range schedule {
+		waits[i] = time.Duration(s) * time.Second
+	}
+	return waits
+}
