@@ -152,8 +152,13 @@ func (b *testBundle) attempts(event webhook.ID) []webhook.Attempt {
 // ended waits for a delivery's end and returns its attempts.
 func (b *testBundle) ended(event webhook.ID) []webhook.Attempt {
 	b.t.Helper()
+	return b.endedWithin(event, testWait)
+}
+
+func (b *testBundle) endedWithin(event webhook.ID, limit time.Duration) []webhook.Attempt {
+	b.t.Helper()
 	var attempts []webhook.Attempt
-	b.eventually("event "+event.String()+" ends", func() bool {
+	b.within(limit, "event "+event.String()+" ends", func() bool {
 		attempts = b.attempts(event)
 		return len(attempts) > 0 && attempts[len(attempts)-1].Status.Terminal()
 	})
@@ -170,13 +175,18 @@ func (b *testBundle) count(sql string, args ...any) (n int) {
 
 func (b *testBundle) eventually(what string, is func() bool) {
 	b.t.Helper()
-	deadline := time.After(testWait)
+	b.within(testWait, what, is)
+}
+
+func (b *testBundle) within(limit time.Duration, what string, is func() bool) {
+	b.t.Helper()
+	deadline := time.After(limit)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !is() {
 		select {
 		case <-deadline:
-			b.t.Fatalf("waited %s in vain: %s", testWait, what)
+			b.t.Fatalf("waited %s in vain: %s", limit, what)
 		case <-tick.C:
 		}
 	}
@@ -574,6 +584,70 @@ func TestDispatcherStops(t *testing.T) {
 			t.Errorf("%d attempts are on record, for a request without an outcome", n)
 		}
 	})
+}
+
+func TestDispatcherCancelsARunningDelivery(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() })
+	event := b.submit(b.hook(r.URL, func(w *webhook.Webhook) { w.TimeoutSeconds = 100 }), 1)[0]
+	p := b.start()
+	b.eventually("the request is under way", func() bool { return r.count() == 1 })
+	started := time.Now()
+	if _, err := p.client.JobCancel(t.Context(), int64(b.count(`SELECT id FROM fairhook.river_job`))); err != nil {
+		t.Fatal(err)
+	}
+	attempts := b.ended(event)
+	if len(attempts) != 1 || attempts[0].Reason != webhook.ReasonCancelled || attempts[0].Status != webhook.StatusCancelled {
+		t.Errorf("recorded %+v", attempts)
+	}
+	if took := time.Since(started); took > 20*time.Second {
+		t.Errorf("the cancel took %s: it was not heard, only found", took)
+	}
+	b.eventually("River knows that it was cancelled", func() bool {
+		return b.count(`SELECT count(*) FROM fairhook.river_job WHERE state = 'cancelled'`) == 1
+	})
+}
+
+func TestDispatcherElectsALeaderThatKeepsPartitionsAhead(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	if _, err := b.db.Exec(t.Context(), `
+		DO $$ DECLARE child text; BEGIN
+			FOR child IN SELECT format('fairhook.%I_%s', parent, to_char(now() + interval '10 days', 'YYYYMMDD'))
+			             FROM unnest(ARRAY['events', 'attempts']) parent LOOP
+				EXECUTE 'DROP TABLE ' || child;
+			END LOOP;
+		END $$`); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.eventually("the missing partitions are there", func() bool {
+		return b.count(`SELECT count(*) FROM pg_class WHERE relname LIKE '%_' || to_char(now() + interval '10 days', 'YYYYMMDD') AND relkind = 'r'`) == 2
+	})
+}
+
+// TestDispatcherTakesOverFromADeadOne shows the whole way: an instance that does
+// not beat any more, and another that gives its work back and does it.
+func TestDispatcherTakesOverFromADeadOne(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	r := newReceiver(t, answer(200))
+	w := b.hook(r.URL)
+	events := b.submit(w, 3)
+	if _, err := b.db.Exec(t.Context(), `
+		UPDATE fairhook.river_job SET state = 'running', attempt = 1, attempted_at = now(), attempted_by = '{dead}'`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := postgres.Beat(t.Context(), b.db, "dead", postgres.RoleDispatcher, "test", "host", time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	died := time.Now()
+	b.start()
+	for _, event := range events {
+		b.endedWithin(event, 30*time.Second)
+	}
+	t.Logf("sent again %s after the last heartbeat", time.Since(died).Round(time.Second))
 }
 
 func TestDispatcherSurvivesAnOutageOfTheDatabase(t *testing.T) {

@@ -13,8 +13,11 @@ import (
 	"github.com/riverqueue/river/rivertype"
 )
 
-// topicInsert is River's notification topic for new jobs.
-const topicInsert = "river_insert"
+// River's notification topics for new jobs and for what is asked of running ones.
+const (
+	topicInsert  = "river_insert"
+	topicControl = "river_control"
+)
 
 // errNotConnected is returned where River uses a listener before Connect.
 var errNotConnected = errors.New("listener is not connected")
@@ -147,6 +150,9 @@ func (l *listener) WaitForNotification(ctx context.Context) (*riverdriver.Notifi
 // one that wakes our producer.
 func (l *listener) translate(channel, payload string) *riverdriver.Notification {
 	topic := strings.TrimPrefix(channel, l.schema+".")
+	if topic == topicControl {
+		return &riverdriver.Notification{Topic: topic, Payload: translateControl(payload)}
+	}
 	if topic != topicInsert {
 		return &riverdriver.Notification{Topic: topic, Payload: payload}
 	}
@@ -169,6 +175,25 @@ func (l *listener) translate(channel, payload string) *riverdriver.Notification 
 		}
 	}
 	return &riverdriver.Notification{Topic: topic, Payload: payload}
+}
+
+// translateControl makes a request to cancel a running delivery, which names the
+// delivery's lane, one that our producer listens to: it works every lane.
+func translateControl(payload string) string {
+	var request map[string]json.RawMessage
+	var queue string
+	if json.Unmarshal([]byte(payload), &request) != nil || json.Unmarshal(request["queue"], &queue) != nil {
+		return payload
+	}
+	if _, ok := LaneWebhook(queue); !ok {
+		return payload
+	}
+	request["queue"] = json.RawMessage(`"` + ClientQueue + `"`)
+	translated, err := json.Marshal(request)
+	if err != nil {
+		return payload
+	}
+	return string(translated)
 }
 
 // wakeUp is a notification that makes River's producer fetch.

@@ -42,6 +42,7 @@ const maxLimits = 500_000
 type lane struct {
 	id       webhook.ID
 	queued   bool // in ring.active
+	granted  bool // a fetch that has not come back holds a grant of it
 	inFlight int
 	// capped says that the lane had more to give when it reached its cap, so a
 	// freed slot must wake it.
@@ -272,6 +273,7 @@ func (r *ring) take(free, maxLanes int) []grant {
 		}
 		limit := min(share, room, free)
 		free -= limit
+		l.granted = true
 		grants = append(grants, grant{l, limit})
 	}
 	r.active = r.active[n:]
@@ -292,6 +294,7 @@ func (r *ring) settle(grants []grant, fetched map[webhook.ID]int) {
 	defer r.mu.Unlock()
 	for _, g := range grants {
 		n := fetched[g.lane.id]
+		g.lane.granted = false
 		g.lane.inFlight += n
 		if n >= g.limit {
 			r.wakeLocked(g.lane)
@@ -305,7 +308,9 @@ func (r *ring) putBack(grants []grant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, g := range grants {
+		g.lane.granted = false
 		r.wakeLocked(g.lane)
+		r.forget(g.lane)
 	}
 }
 
@@ -330,7 +335,7 @@ func (r *ring) finish(id webhook.ID) bool {
 
 // forget drops a lane that holds no state.
 func (r *ring) forget(l *lane) {
-	if !l.queued && l.inFlight == 0 && !l.missed && !l.capped && l.dueIndex < 0 {
+	if !l.queued && !l.granted && l.inFlight == 0 && !l.missed && !l.capped && l.dueIndex < 0 {
 		delete(r.lanes, l.id)
 	}
 }

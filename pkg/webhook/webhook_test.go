@@ -1,0 +1,205 @@
+package webhook
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func valid() *Webhook {
+	return &Webhook{
+		Tenant: "acme", URL: "https://example.com/", EventTypes: []string{"*"}, State: StateActive,
+		TimeoutSeconds: DefaultTimeoutSeconds, MaxInFlight: DefaultMaxInFlight,
+		RetrySchedule: DefaultRetrySchedule(), MaxAgeSeconds: DefaultMaxAgeSeconds,
+	}
+}
+
+func TestMatchesType(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		pattern, eventType string
+		want               bool
+	}{
+		{"*", "order.paid", true},
+		{"order.paid", "order.paid", true},
+		{"order.paid", "order.paid.twice", false},
+		{"order.paid", "order", false},
+		{"order.*", "order.paid", true},
+		{"order.*", "order.item.added", true},
+		{"order.*", "order", false},
+		{"order.*", "orders.paid", false},
+		{"order.*", "order.", true}, // not a type, and refused before it gets here
+		{"order*", "orders", false}, // not a pattern, and refused before it gets here
+		{"Order.*", "order.paid", false},
+	} {
+		if got := MatchesType(tt.pattern, tt.eventType); got != tt.want {
+			t.Errorf("MatchesType(%q, %q) = %v", tt.pattern, tt.eventType, got)
+		}
+	}
+}
+
+func TestSubscribesToAnyOfItsTypes(t *testing.T) {
+	t.Parallel()
+	w := valid()
+	w.EventTypes = []string{"invoice.paid", "order.*"}
+	for eventType, want := range map[string]bool{"invoice.paid": true, "order.x": true, "invoice.sent": false} {
+		if w.Subscribes(eventType) != want {
+			t.Errorf("Subscribes(%q) is not %v", eventType, want)
+		}
+	}
+}
+
+func TestCheckEventType(t *testing.T) {
+	t.Parallel()
+	for _, good := range []string{"a", "order.paid", "user_account.re-opened", "A.1", strings.Repeat("a", MaxEventTypeLength)} {
+		if fault := CheckEventType(good); fault != "" {
+			t.Errorf("%q is refused: %s", good, fault)
+		}
+	}
+	for _, bad := range []string{"", ".", "a.", ".a", "a..b", "a b", "a/b", "é", "a\x00", "*", "a.*", strings.Repeat("a", MaxEventTypeLength+1), "\xff"} {
+		if CheckEventType(bad) == "" {
+			t.Errorf("%q is accepted", bad)
+		}
+	}
+}
+
+func TestCheckNamesEveryFaultAtOnce(t *testing.T) {
+	t.Parallel()
+	if faults := valid().Check(); len(faults) != 0 {
+		t.Fatalf("a valid webhook has faults: %v", faults)
+	}
+	w := valid()
+	w.Tenant = "a\nb"
+	w.Description = "\x00"
+	w.EventTypes = []string{"*", "no good"}
+	w.Headers = map[string]string{"Webhook-Id": "1", "bad name": "x", "X-Ok": "fine", "X-Bad": "a\nb", "Host": "x"}
+	w.TimeoutSeconds = 0
+	w.MaxInFlight = MaxMaxInFlight + 1
+	w.RetrySchedule = []int{1, 0, MaxRetrySeconds + 1}
+	w.MaxAgeSeconds = -1
+	var got []string
+	for _, fault := range w.Check() {
+		got = append(got, fault.Pointer)
+	}
+	want := []string{
+		"/description", "/event_types/1", "/headers/Host", "/headers/Webhook-Id", "/headers/X-Bad", "/headers/bad name",
+		"/max_age_seconds", "/max_in_flight", "/retry_schedule_seconds/1", "/retry_schedule_seconds/2", "/tenant", "/timeout_seconds",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("faults at\n%v, want\n%v", got, want)
+	}
+}
+
+func TestCheckBoundsItsLists(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Webhook){
+		"/event_types":            func(w *Webhook) { w.EventTypes = nil },
+		"/headers":                func(w *Webhook) { w.Headers = manyHeaders(MaxHeaders + 1) },
+		"/retry_schedule_seconds": func(w *Webhook) { w.RetrySchedule = slices.Repeat([]int{1}, MaxRetries+1) },
+	} {
+		w := valid()
+		change(w)
+		if faults := w.Check(); len(faults) != 1 || faults[0].Pointer != name {
+			t.Errorf("faults %v, want one at %s", faults, name)
+		}
+	}
+	w := valid()
+	w.Headers, w.RetrySchedule = manyHeaders(MaxHeaders), []int{}
+	if faults := w.Check(); len(faults) != 0 {
+		t.Errorf("the bounds themselves are refused: %v", faults)
+	}
+}
+
+func manyHeaders(n int) map[string]string {
+	headers := map[string]string{}
+	for i := range n {
+		headers[fmt.Sprintf("X-%d", i)] = "v"
+	}
+	return headers
+}
+
+func TestReservedHeadersAreKnownInAnySpelling(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"webhook-id", "WEBHOOK-SIGNATURE", "fairhook-attempt", "content-LENGTH", "Transfer-Encoding", "connection", "proxy-authorization", "te", "User-agent"} {
+		if !ReservedHeader(name) {
+			t.Errorf("%s may be chosen", name)
+		}
+	}
+	for _, name := range []string{"Authorization", "X-Api-Key", "Webhook", "Accept"} {
+		if ReservedHeader(name) {
+			t.Errorf("%s may not be chosen", name)
+		}
+	}
+}
+
+func TestCheckMetadata(t *testing.T) {
+	t.Parallel()
+	if faults := CheckMetadata("/metadata", map[string]string{"k": "", "order id": "42"}); len(faults) != 0 {
+		t.Errorf("refused: %v", faults)
+	}
+	faults := CheckMetadata("/metadata", map[string]string{"a/b~": "x\x00"})
+	if len(faults) != 1 || faults[0].Pointer != "/metadata/a~1b~0" {
+		t.Errorf("faults %v, want one at the escaped pointer", faults)
+	}
+	many := map[string]string{}
+	for i := range MaxMetadataKeys + 1 {
+		many[fmt.Sprint(i)] = "v"
+	}
+	if faults := CheckMetadata("/metadata", many); len(faults) != 1 || faults[0].Pointer != "/metadata" {
+		t.Errorf("faults %v", faults)
+	}
+}
+
+func TestStatusTerminal(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[Status]bool{
+		StatusPending: false, StatusDelivering: false, StatusRetrying: false, StatusParked: false,
+		StatusDelivered: true, StatusExhausted: true, StatusCancelled: true, StatusDropped: true,
+	} {
+		if status.Terminal() != want {
+			t.Errorf("%s: terminal is not %v", status, want)
+		}
+	}
+}
+
+func TestReasonsAreDistinctMetricLabels(t *testing.T) {
+	t.Parallel()
+	seen := map[Reason]bool{}
+	for _, reason := range Reasons() {
+		if seen[reason] || strings.Trim(string(reason), "abcdefghijklmnopqrstuvwxyz_") != "" {
+			t.Errorf("reason %q", reason)
+		}
+		seen[reason] = true
+	}
+}
+
+func TestSecretNeverPrints(t *testing.T) {
+	t.Parallel()
+	s := NewSecret("whsec_abc")
+	encoded, err := json.Marshal(map[string]any{"s": s, "p": &s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{fmt.Sprint(s), fmt.Sprintf("%v %+v %#v %s %q", s, s, s, s, s), fmt.Sprint(&s), string(encoded)} {
+		if strings.Contains(text, "abc") {
+			t.Errorf("printed as %s", text)
+		}
+	}
+	if s.Reveal() != "whsec_abc" {
+		t.Error("cannot be revealed")
+	}
+}
+
+func TestErrorCode(t *testing.T) {
+	t.Parallel()
+	err := fmt.Errorf("load webhook: %w", Errorf(CodeNotFound, "no webhook %d", 1))
+	if ErrorCode(err) != CodeNotFound || ErrorCode(fmt.Errorf("other")) != "" || ErrorCode(nil) != "" {
+		t.Errorf("codes %q, %q, %q", ErrorCode(err), ErrorCode(fmt.Errorf("other")), ErrorCode(nil))
+	}
+	withField := &Error{Code: CodeInvalid, Message: "bad", Fields: []FieldError{{Pointer: "/url", Detail: "must be https"}}}
+	if got := withField.Error(); got != "bad (/url: must be https)" {
+		t.Errorf("got %q", got)
+	}
+}
