@@ -334,7 +334,9 @@ func TestRingServesEveryLane(t *testing.T) {
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"arrive": func(*rapid.T) { id := pick(); waiting[id]++; r.wake(id) },
-			"fetch":  func(t *rapid.T) { fetch(rapid.IntRange(1, 6).Draw(t, "free"), rapid.IntRange(0, 3).Draw(t, "meanwhile")) },
+			"fetch": func(t *rapid.T) {
+				fetch(rapid.IntRange(1, 6).Draw(t, "free"), rapid.IntRange(0, 3).Draw(t, "meanwhile"))
+			},
 			"finish": func(*rapid.T) {
 				if id := pick(); running[id] > 0 {
 					running[id]--
