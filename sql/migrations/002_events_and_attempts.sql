@@ -70,7 +70,9 @@ BEGIN
             child := parent || '_' || to_char(day, 'YYYYMMDD');
             CONTINUE WHEN to_regclass('fairhook.' || child) IS NOT NULL;
             PERFORM pg_advisory_xact_lock(hashtextextended('fairhook.ensure_partitions', 0));
-            CONTINUE WHEN to_regclass('fairhook.' || child) IS NOT NULL;
+            -- Asks the table and not to_regclass, whose cache would still say no
+            -- after another session made it while we waited.
+            CONTINUE WHEN EXISTS (SELECT FROM pg_class WHERE relnamespace = 'fairhook'::regnamespace AND relname = child);
             EXECUTE format('CREATE TABLE fairhook.%I (LIKE fairhook.%I INCLUDING ALL)', child, parent);
             EXECUTE format('ALTER TABLE fairhook.%I ATTACH PARTITION fairhook.%I FOR VALUES FROM (%L) TO (%L)',
                 parent, child, fairhook.uuid_floor(day::timestamptz), fairhook.uuid_floor((day + 1)::timestamptz));

@@ -1,0 +1,46 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// NewHTTPServer is an http.Server for small requests, such as probes and
+// scrapes, whose timeouts and limits a slow or hostile client cannot get around.
+func NewHTTPServer(handler http.Handler, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// Serve returns a stage (see Stages) that serves on listener until it is told to
+// stop, then takes no new connection and waits for the requests under way. Those
+// that are still there when drain ends are cut off, which is an error.
+func Serve(server *http.Server, listener net.Listener) func(ctx, drain context.Context) error {
+	return func(ctx, drain context.Context) error {
+		served := make(chan error, 1)
+		go func() { served <- server.Serve(listener) }()
+		select {
+		case err := <-served:
+			return fmt.Errorf("serve on %s: %w", listener.Addr(), err)
+		case <-ctx.Done():
+		}
+		err := server.Shutdown(drain)
+		if err != nil {
+			err = errors.Join(fmt.Errorf("finish requests on %s: %w", listener.Addr(), err), server.Close())
+		}
+		<-served
+		return err
+	}
+}
