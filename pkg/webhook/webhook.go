@@ -118,8 +118,16 @@ func (w *Webhook) Check() []FieldError {
 	if len(w.Headers) > MaxHeaders {
 		fault("/headers", fmt.Sprintf("must have at most %d entries", MaxHeaders))
 	}
+	spellings := map[string]int{}
+	for name := range w.Headers {
+		spellings[textproto.CanonicalMIMEHeaderKey(name)]++
+	}
 	for name, value := range w.Headers {
-		fault("/headers/"+EscapePointer(name), checkHeader(name, value))
+		detail := checkHeader(name, value)
+		if detail == "" && spellings[textproto.CanonicalMIMEHeaderKey(name)] > 1 {
+			detail = "is there twice, in different spellings"
+		}
+		fault("/headers/"+EscapePointer(name), detail)
 	}
 	within("/timeout_seconds", w.TimeoutSeconds, 1, MaxTimeoutSeconds)
 	within("/max_in_flight", w.MaxInFlight, 1, MaxMaxInFlight)

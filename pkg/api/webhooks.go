@@ -1,0 +1,388 @@
+package api
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/labstack/echo/v4"
+
+	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/signature"
+	"github.com/fairhook/fairhook/pkg/strictjson"
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+// maxFaults is how many faults an answer lists.
+const maxFaults = 50
+
+// The fields that a webhook's owner chooses, and those that an answer has but no
+// request may set.
+var (
+	chosenFields = []string{
+		"tenant", "url", "description", "event_types", "status", "headers", "timeout_seconds",
+		"max_in_flight", "retry_schedule_seconds", "max_age_seconds", "secret",
+	}
+	setByFairhook = []string{"id", "disabled_reason", "created_at", "updated_at"}
+	webhookFields = slices.Concat(chosenFields, setByFairhook)
+)
+
+// createdWebhook is what creation answers: the one time that the secret comes
+// with the webhook.
+type createdWebhook struct {
+	*webhook.Webhook
+	Secret string `json:"secret"`
+}
+
+func (a *API) createWebhook(c echo.Context) error {
+	body, err := ReadBody(c, a.maxBodyBytes)
+	if err != nil {
+		return err
+	}
+	w, secret, err := a.newWebhook(body)
+	if err != nil {
+		return err
+	}
+	secretID := webhook.NewID(a.clock.Now())
+	sealed := a.box.Seal([]byte(secret.Reveal()), sealContext(w.ID))
+	ctx := c.Request().Context()
+	err = a.inTx(ctx, func(tx pgx.Tx) error {
+		if err := postgres.InsertWebhook(ctx, tx, w); err != nil {
+			return err
+		}
+		return postgres.InsertSecret(ctx, tx, secretID, w.ID, sealed)
+	})
+	if err != nil {
+		return err
+	}
+	a.changed(w)
+	header := c.Response().Header()
+	header.Set(echo.HeaderLocation, "/v1/webhooks/"+w.ID.String())
+	noStore(c)
+	return WriteJSON(c, http.StatusCreated, createdWebhook{w, secret.Reveal()})
+}
+
+// newWebhook makes a webhook and its secret of a creation's body. The error is a
+// *webhook.Error that lists all that is wrong.
+func (a *API) newWebhook(body []byte) (*webhook.Webhook, webhook.Secret, error) {
+	o, err := strictjson.Parse(body, "", webhookFields...)
+	if err != nil {
+		return nil, webhook.Secret{}, err
+	}
+	w := &webhook.Webhook{ID: webhook.NewID(a.clock.Now())}
+	resetWebhook(w)
+	w.Tenant = o.String("tenant")
+	faults := a.apply(o, w)
+	secret := signature.NewSecret()
+	if o.Has("secret") {
+		text := o.String("secret")
+		key, err := signature.ParseSecret(text)
+		if err != nil {
+			faults = append(faults, webhook.FieldError{Pointer: "/secret", Detail: err.Error()})
+		}
+		// One spelling for all, whichever its last home used.
+		secret = webhook.NewSecret(signature.SecretPrefix + base64.StdEncoding.EncodeToString(key))
+	}
+	if faults := settle(o, required(o, faults, "tenant", "url"), w); len(faults) > 0 {
+		return nil, webhook.Secret{}, invalidWebhook(faults)
+	}
+	return w, secret, nil
+}
+
+// resetWebhook sets every field that has a default to it.
+func resetWebhook(w *webhook.Webhook) {
+	w.EventTypes = []string{"*"}
+	w.State = webhook.StateActive
+	w.Headers = map[string]string{}
+	w.TimeoutSeconds = webhook.DefaultTimeoutSeconds
+	w.MaxInFlight = webhook.DefaultMaxInFlight
+	w.RetrySchedule = webhook.DefaultRetrySchedule()
+	w.MaxAgeSeconds = webhook.DefaultMaxAgeSeconds
+}
+
+// apply writes the given fields into w: null means the default. The tenant and
+// the secret are left to the caller. It returns faults that neither o nor
+// w.Check knows of.
+func (a *API) apply(o *strictjson.Object, w *webhook.Webhook) []webhook.FieldError {
+	var faults []webhook.FieldError
+	defaults := &webhook.Webhook{}
+	resetWebhook(defaults)
+	set(o, "url", &w.URL, "", o.String)
+	set(o, "description", &w.Description, "", o.String)
+	set(o, "event_types", &w.EventTypes, defaults.EventTypes, o.Strings)
+	set(o, "headers", &w.Headers, defaults.Headers, o.StringMap)
+	set(o, "timeout_seconds", &w.TimeoutSeconds, defaults.TimeoutSeconds, o.Int)
+	set(o, "max_in_flight", &w.MaxInFlight, defaults.MaxInFlight, o.Int)
+	set(o, "retry_schedule_seconds", &w.RetrySchedule, defaults.RetrySchedule, o.Ints)
+	set(o, "max_age_seconds", &w.MaxAgeSeconds, defaults.MaxAgeSeconds, o.Int)
+
+	if o.Given("status") {
+		state := webhook.StateActive
+		if o.Has("status") {
+			state = webhook.State(o.String("status"))
+		}
+		if state != webhook.StateActive && state != webhook.StatePaused {
+			faults = append(faults, webhook.FieldError{Pointer: "/status", Detail: `must be "active" or "paused"`})
+		} else {
+			w.State, w.DisabledReason = state, nil
+		}
+	}
+	if w.URL != "" && o.Has("url") {
+		if err := a.guard.CheckURL(w.URL); err != nil {
+			faults = append(faults, webhook.FieldError{Pointer: "/url", Detail: err.Error()})
+		}
+	}
+	for _, name := range setByFairhook {
+		if o.Given(name) {
+			faults = append(faults, webhook.FieldError{Pointer: "/" + name, Detail: "is set by Fairhook and cannot be chosen"})
+		}
+	}
+	return faults
+}
+
+// set writes one field if it is given.
+func set[T any](o *strictjson.Object, name string, field *T, def T, read func(name string) T) {
+	switch {
+	case !o.Given(name):
+	case o.Has(name):
+		*field = read(name)
+	default:
+		*field = def
+	}
+}
+
+// required adds a fault for each of the fields that is absent or null.
+func required(o *strictjson.Object, faults []webhook.FieldError, names ...string) []webhook.FieldError {
+	for _, name := range names {
+		if !o.Has(name) {
+			faults = append(faults, webhook.FieldError{Pointer: "/" + name, Detail: "is required"})
+		}
+	}
+	return faults
+}
+
+// settle joins what is wrong with a webhook, one fault per field: a field of the
+// wrong type has been read as its zero value, which need not be reported too.
+func settle(o *strictjson.Object, faults []webhook.FieldError, w *webhook.Webhook) []webhook.FieldError {
+	all := slices.Concat(o.Faults(), faults, w.Check())
+	if w.URL == "" {
+		all = append(all, webhook.FieldError{Pointer: "/url", Detail: "must not be empty"})
+	}
+	slices.SortStableFunc(all, compareFaults)
+	return slices.CompactFunc(all, func(a, b webhook.FieldError) bool { return a.Pointer == b.Pointer })
+}
+
+func compareFaults(a, b webhook.FieldError) int {
+	return strings.Compare(a.Pointer+a.Parameter, b.Pointer+b.Parameter)
+}
+
+func invalidWebhook(faults []webhook.FieldError) error {
+	return &webhook.Error{
+		Code:    webhook.CodeInvalid,
+		Message: "The webhook breaks rules.",
+		Fields:  faults[:min(len(faults), maxFaults)],
+	}
+}
+
+func (a *API) getWebhook(c echo.Context) error {
+	id, err := pathID(c, postgres.NoWebhook)
+	if err != nil {
+		return err
+	}
+	if _, err := Query(c); err != nil {
+		return err
+	}
+	var w *webhook.Webhook
+	ctx := c.Request().Context()
+	err = a.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
+		w, err = postgres.Webhook(ctx, conn, id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(c, http.StatusOK, w)
+}
+
+func (a *API) pauseWebhook(c echo.Context) error { return a.setState(c, webhook.StatePaused) }
+
+func (a *API) resumeWebhook(c echo.Context) error { return a.setState(c, webhook.StateActive) }
+
+func (a *API) setState(c echo.Context, state webhook.State) error {
+	id, err := pathID(c, postgres.NoWebhook)
+	if err != nil {
+		return err
+	}
+	var w *webhook.Webhook
+	ctx := c.Request().Context()
+	err = a.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
+		w, err = postgres.SetWebhookState(ctx, conn, id, state)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	a.changed(w)
+	return WriteJSON(c, http.StatusOK, w)
+}
+
+func (a *API) listWebhooks(c echo.Context) error {
+	query, err := Query(c, "tenant", "limit", "cursor")
+	if err != nil {
+		return err
+	}
+	limit, err := pageLimit(query)
+	if err != nil {
+		return err
+	}
+	before, err := decodeWebhookCursor(query.Get("cursor"))
+	if err != nil {
+		return err
+	}
+	tenant := query.Get("tenant")
+	if tenant != "" {
+		if fault := webhook.CheckTenant(tenant); fault != "" {
+			return badQuery(parameterFault("tenant", fault))
+		}
+	}
+	var webhooks []*webhook.Webhook
+	ctx := c.Request().Context()
+	err = a.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
+		webhooks, err = postgres.Webhooks(ctx, conn, tenant, before, limit+1)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return writePage(c, webhooks, limit, func(last *webhook.Webhook) string { return encodeWebhookCursor(last.ID) })
+}
+
+func (a *API) updateWebhook(c echo.Context) error {
+	id, err := pathID(c, postgres.NoWebhook)
+	if err != nil {
+		return err
+	}
+	body, err := ReadBody(c, a.maxBodyBytes)
+	if err != nil {
+		return err
+	}
+	o, err := strictjson.Parse(body, "", webhookFields...)
+	if err != nil {
+		return err
+	}
+	var w *webhook.Webhook
+	ctx := c.Request().Context()
+	err = a.inTx(ctx, func(tx pgx.Tx) error {
+		var err error
+		if w, err = postgres.LockWebhook(ctx, tx, id); err != nil {
+			return err
+		}
+		before := *w
+		if err := a.change(o, w); err != nil || reflect.DeepEqual(before, *w) {
+			return err
+		}
+		return postgres.UpdateWebhook(ctx, tx, w)
+	})
+	if err != nil {
+		return err
+	}
+	a.changed(w)
+	return WriteJSON(c, http.StatusOK, w)
+}
+
+// change applies an update's body to a webhook. The error is a *webhook.Error
+// that lists all that is wrong.
+func (a *API) change(o *strictjson.Object, w *webhook.Webhook) error {
+	faults := a.apply(o, w)
+	if o.Given("tenant") && (!o.Has("tenant") || o.String("tenant") != w.Tenant) {
+		faults = append(faults, webhook.FieldError{Pointer: "/tenant", Detail: "cannot be changed"})
+	}
+	if o.Given("secret") {
+		faults = append(faults, webhook.FieldError{Pointer: "/secret", Detail: "cannot be changed like this"})
+	}
+	if o.Given("url") {
+		faults = required(o, faults, "url")
+	}
+	if faults := settle(o, faults, w); len(faults) > 0 {
+		return invalidWebhook(faults)
+	}
+	return nil
+}
+
+func (a *API) deleteWebhook(c echo.Context) error {
+	id, err := pathID(c, postgres.NoWebhook)
+	if err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	var w *webhook.Webhook
+	err = a.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
+		w, err = postgres.DeleteWebhook(ctx, conn, id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	a.changed(w)
+	return c.NoContent(http.StatusNoContent)
+}
+
+// secretView is how the API shows a signing secret.
+type secretView struct {
+	ID        webhook.ID `json:"id"`
+	Secret    string     `json:"secret"`
+	CreatedAt time.Time  `json:"created_at"`
+	ExpiresAt *time.Time `json:"expires_at"`
+}
+
+func (a *API) listSecrets(c echo.Context) error {
+	id, err := pathID(c, postgres.NoWebhook)
+	if err != nil {
+		return err
+	}
+	if _, err := Query(c); err != nil {
+		return err
+	}
+	views, err := a.secrets(c.Request().Context(), id)
+	if err != nil {
+		return err
+	}
+	noStore(c)
+	return WriteJSON(c, http.StatusOK, struct {
+		Data []secretView `json:"data"`
+	}{views})
+}
+
+func (a *API) secrets(ctx context.Context, id webhook.ID) ([]secretView, error) {
+	var secrets []postgres.Secret
+	err := a.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
+		secrets, err = postgres.Secrets(ctx, conn, id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	views := make([]secretView, 0, len(secrets))
+	for _, s := range secrets {
+		text, err := a.box.Open(s.Sealed, sealContext(id))
+		if err != nil {
+			return nil, fmt.Errorf("open secret %s of webhook %s: %w", s.ID, id, err)
+		}
+		views = append(views, secretView{s.ID, string(text), s.CreatedAt, s.ExpiresAt})
+	}
+	return views, nil
+}
+
+// sealContext binds a sealed secret to its webhook: moved to another one's row
+// it does not open.
+func sealContext(webhookID webhook.ID) string { return webhookID.String() }
+
+// noStore keeps secrets out of caches (RFC 9111, section 5.2.2.5).
+func noStore(c echo.Context) { c.Response().Header().Set(echo.HeaderCacheControl, "no-store") }

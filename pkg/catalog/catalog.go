@@ -1,0 +1,223 @@
+// Package catalog answers questions about webhooks' configuration from memory:
+// what a webhook looks like, and which webhooks of a tenant want an event.
+//
+// What it answers is loaded on demand and kept until Postgres says that it
+// changed (LISTEN/NOTIFY), so an answer is old by the time a notification takes,
+// normally milliseconds. When that line is down, answers are checked again after
+// StaleAfter, and none is given that could be wrong for longer than MaxStale:
+// then the answer is an error. A change made by this process is visible to it at
+// once if it says so (Invalidate).
+//
+// It leaves to callers what to do about a change (OnChange, OnReset).
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/seal"
+	"github.com/fairhook/fairhook/pkg/signature"
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+const (
+	// StaleAfter is how long an answer is used without asking the database while
+	// no notification can arrive.
+	StaleAfter = time.Second
+	// MaxStale is the longest that a change can go unnoticed. Until then known
+	// answers are given while the database is away.
+	MaxStale = 5 * time.Second
+	// unknownLife is how long it is remembered that a webhook does not exist. The
+	// notification of its creation ends it sooner.
+	unknownLife = 5 * time.Second
+	// loadTimeout bounds one load, the wait for a connection included.
+	loadTimeout = time.Second
+	// awayFor is how long loads are refused after one found the database away,
+	// so that an outage costs its callers no waiting.
+	awayFor = 100 * time.Millisecond
+
+	defaultMaxBytes = 64 << 20
+)
+
+// Config is what a Catalog needs.
+type Config struct {
+	Pool *pgxpool.Pool
+	// Listen connects for LISTEN. It must lead to Postgres itself, not through a
+	// pooler in transaction mode. nil: as the pool does.
+	Listen *pgx.ConnConfig
+	// Box opens secrets. nil: entries have no keys.
+	Box *seal.Box
+	// Logger hears of the listener's connection coming and going. nil: nobody
+	// does.
+	Logger *slog.Logger
+	// Registerer receives the metrics. nil: there are none.
+	Registerer prometheus.Registerer
+	// MaxWebhookBytes and MaxSubscriberBytes bound roughly the memory for
+	// webhooks and for tenants' lists of them. 0: 64 MiB each.
+	MaxWebhookBytes, MaxSubscriberBytes uint64
+}
+
+// Entry is a webhook as it is now. It is shared: nobody may change it.
+type Entry struct {
+	Webhook webhook.Webhook
+	// Keys are the raw signing keys of the secrets that have not expired, newest
+	// first; nil without Config.Box.
+	Keys [][]byte
+}
+
+// Target is one webhook that wants an event.
+type Target struct {
+	ID    webhook.ID
+	State webhook.State
+}
+
+// Catalog is the cache. Its methods are safe for concurrent use.
+type Catalog struct {
+	pool    *pgxpool.Pool
+	box     *seal.Box
+	logger  *slog.Logger
+	metrics *metrics
+
+	listen   *pgx.ConnConfig
+	onChange []func(id webhook.ID, tenant string) // fixed when Run starts
+	onReset  []func()                             // fixed when Run starts
+
+	// current is the listening session that new answers belong to. It is replaced
+	// when the listener has reconnected; one that has ended stays until then.
+	current atomic.Pointer[session]
+	// awayUntil is when loads are tried again after the database was found away,
+	// as nanoseconds since epoch.
+	awayUntil atomic.Int64
+
+	webhooks    *table[webhook.ID, *Entry]
+	subscribers *table[string, *subscriptions]
+}
+
+// New makes a catalog. It connects to nothing and starts nothing: until Run
+// listens, it behaves as if the line were down.
+func New(cfg Config) *Catalog {
+	c := &Catalog{
+		pool:   cfg.Pool,
+		listen: cfg.Listen,
+		box:    cfg.Box,
+		logger: cfg.Logger,
+	}
+	if c.listen == nil {
+		c.listen = cfg.Pool.Config().ConnConfig
+	}
+	if c.logger == nil {
+		c.logger = slog.New(slog.DiscardHandler)
+	}
+	c.metrics = newMetrics(cfg.Registerer, c)
+	c.current.Store(newSession())
+	c.webhooks = newTable(c, "webhook", c.loadEntry, entryWeight, orDefault(cfg.MaxWebhookBytes))
+	c.subscribers = newTable(c, "subscribers", c.loadSubscriptions, subscriptionsWeight, orDefault(cfg.MaxSubscriberBytes))
+	return c
+}
+
+func orDefault(bytes uint64) uint64 {
+	if bytes == 0 {
+		return defaultMaxBytes
+	}
+	return bytes
+}
+
+// OnChange registers f to be called, one call at a time, for every webhook that
+// changed, after the catalog has forgotten it. It must be called before Run, and
+// f must not block.
+func (c *Catalog) OnChange(f func(id webhook.ID, tenant string)) {
+	c.onChange = append(c.onChange, f)
+}
+
+// OnReset registers f to be called whenever listening has begun, the first time
+// included: changes before that moment may not have been reported. It must be
+// called before Run, and f must not block.
+func (c *Catalog) OnReset(f func()) { c.onReset = append(c.onReset, f) }
+
+// Webhook returns a webhook. The error is a *webhook.Error with CodeNotFound
+// when there is none, or with CodeUnavailable when the database is away and
+// nothing fresh enough is known; any other error is internal. A known webhook
+// costs no allocation.
+func (c *Catalog) Webhook(ctx context.Context, id webhook.ID) (*Entry, error) {
+	return c.webhooks.get(ctx, id)
+}
+
+// Subscribers returns the webhooks of a tenant whose event types match, in every
+// state, oldest first: an event for a paused webhook is kept for it. None is not
+// an error. The slice is shared: nobody may change it. Errors are those of
+// Webhook, without CodeNotFound. The answer for a known tenant and a type asked
+// for before costs no allocation.
+func (c *Catalog) Subscribers(ctx context.Context, tenant, eventType string) ([]Target, error) {
+	s, err := c.subscribers.get(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
+	return s.match(eventType), nil
+}
+
+// Invalidate forgets a webhook and its tenant's list. Whoever commits a change
+// through this process calls it afterwards, so that its own next question sees
+// the change without waiting for the notification. It calls no hook.
+func (c *Catalog) Invalidate(id webhook.ID, tenant string) {
+	c.webhooks.invalidate(id)
+	c.subscribers.invalidate(tenant)
+}
+
+func (c *Catalog) loadEntry(ctx context.Context, id webhook.ID) (*Entry, time.Duration, error) {
+	loaded, err := postgres.LoadCatalogWebhook(ctx, c.pool, id, c.box != nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	e := &Entry{Webhook: loaded.Webhook}
+	for _, sealed := range loaded.Sealed {
+		text, err := c.box.Open(sealed, id.String())
+		if err != nil {
+			return nil, 0, fmt.Errorf("open a secret of webhook %s: %w", id, err)
+		}
+		key, err := signature.ParseSecret(string(text))
+		if err != nil {
+			return nil, 0, fmt.Errorf("parse a secret of webhook %s: %w", id, err)
+		}
+		e.Keys = append(e.Keys, key)
+	}
+	if loaded.ExpiresIn == nil {
+		return e, 0, nil
+	}
+	return e, max(time.Millisecond, *loaded.ExpiresIn), nil
+}
+
+func (c *Catalog) loadSubscriptions(ctx context.Context, tenant string) (*subscriptions, time.Duration, error) {
+	rows, err := postgres.LoadSubscriptions(ctx, c.pool, tenant)
+	if err != nil {
+		return nil, 0, err
+	}
+	return newSubscriptions(rows), 0, nil
+}
+
+// entryWeight is roughly how many bytes an entry takes.
+func entryWeight(_ webhook.ID, e *Entry) int {
+	weight := 512
+	if e == nil {
+		return weight
+	}
+	w := &e.Webhook
+	weight += len(w.Tenant) + len(w.URL) + len(w.Description) + 8*len(w.RetrySchedule)
+	for _, pattern := range w.EventTypes {
+		weight += 16 + len(pattern)
+	}
+	for name, value := range w.Headers {
+		weight += 64 + len(name) + len(value)
+	}
+	for _, key := range e.Keys {
+		weight += 24 + len(key)
+	}
+	return weight
+}

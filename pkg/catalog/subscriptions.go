@@ -1,0 +1,83 @@
+package catalog
+
+import (
+	"sync"
+
+	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+// Answers of match are remembered up to these bounds per tenant: types are
+// chosen by producers, so there can be any number of them.
+const (
+	maxRememberedTypes = 256
+	// rememberedPerWebhook bounds the memory for remembered answers by what the
+	// tenant's list itself takes.
+	rememberedPerWebhook = 4
+)
+
+// subscriptions is all webhooks of one tenant.
+type subscriptions struct {
+	rows []postgres.Subscription
+	all  []Target // of every row
+
+	mu sync.RWMutex
+	// matches are answers given before, by event type; guarded by mu.
+	matches map[string][]Target
+	// remembered is how many targets matches holds besides those of all; guarded
+	// by mu.
+	remembered int
+}
+
+func newSubscriptions(rows []postgres.Subscription) *subscriptions {
+	s := &subscriptions{rows: rows, all: make([]Target, len(rows)), matches: make(map[string][]Target)}
+	for i, row := range rows {
+		s.all[i] = Target{ID: row.WebhookID, State: row.State}
+	}
+	return s
+}
+
+// match is the webhooks that want an event of this type.
+func (s *subscriptions) match(eventType string) []Target {
+	s.mu.RLock()
+	targets, known := s.matches[eventType]
+	s.mu.RUnlock()
+	if known {
+		return targets
+	}
+	for i, row := range s.rows {
+		w := webhook.Webhook{EventTypes: row.EventTypes}
+		if w.Subscribes(eventType) {
+			targets = append(targets, s.all[i])
+		}
+	}
+	cost := len(targets)
+	if len(targets) == len(s.all) {
+		targets, cost = s.all, 0
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.matches) < maxRememberedTypes && s.remembered+cost <= rememberedPerWebhook*len(s.rows) {
+		if _, raced := s.matches[eventType]; !raced {
+			s.matches[eventType] = targets
+			s.remembered += cost
+		}
+	}
+	return targets
+}
+
+// subscriptionsWeight is roughly how many bytes a tenant's list takes, the
+// answers that it may come to remember included.
+func subscriptionsWeight(tenant string, s *subscriptions) int {
+	weight := 512 + len(tenant)
+	if s == nil {
+		return weight
+	}
+	for _, row := range s.rows {
+		weight += 120 + 40*rememberedPerWebhook
+		for _, pattern := range row.EventTypes {
+			weight += 16 + len(pattern)
+		}
+	}
+	return weight
+}

@@ -1,0 +1,8 @@
+package e2e
+
+import "syscall"
+
+// dieWithUs ends a child when this process ends, however that happens.
+func dieWithUs() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+}
