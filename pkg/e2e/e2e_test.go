@@ -62,8 +62,8 @@ func TestEveryAcknowledgedEventArrives(t *testing.T) {
 		}
 		break
 	}
-	if perBatch := float64(events) / float64(s.batches(ingests)); perBatch < 1.2 {
-		t.Errorf("%.1f events per commit: they are not committed in groups", perBatch)
+	if commits := s.batches(ingests); commits >= events {
+		t.Errorf("%d commits for %d events: they are not committed in groups", commits, events)
 	}
 	for _, p := range append(ingests, dispatchers...) {
 		if code := p.terminate(); code != 0 {
@@ -78,7 +78,7 @@ func (s *stack) batches(ingests []*process) (n int) {
 	s.t.Helper()
 	for _, p := range ingests {
 		for line := range strings.Lines(s.get(p, "/metrics")) {
-			if value, found := strings.CutPrefix(line, "fairhook_intake_batch_events_count "); found {
+			if value, found := strings.CutPrefix(line, "fairhook_commit_batch_events_count "); found {
 				count, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 				if err != nil {
 					s.t.Fatal(err)
@@ -140,6 +140,7 @@ func TestKillingProcessesLosesNothingAcknowledged(t *testing.T) {
 		d.ready()
 	}
 	r := newReceiver(t)
+	r.takes = 50 * time.Millisecond
 	ids, paths := r.hooks(clients[0], hooks)
 	book := &ledger{events: map[string]submitted{}}
 	var wg sync.WaitGroup
@@ -233,8 +234,8 @@ func TestStoppingUnderTrafficLosesNothingAndRefusesInOrder(t *testing.T) {
 	}
 	wg.Go(func() {
 		leaving.submit(t, []*client.Client{impatient}, ids, paths, 1500, func(err error) {
-			// Refused because it has stopped listening, or in so many words: never a
-			// connection cut while it was asked.
+			// Refused because it has stopped listening, in so many words, or because
+			// the idle connection that was chosen had just been closed.
 			if !strings.Contains(err.Error(), "connection refused") && !client.IsUnavailable(err) &&
 				!strings.Contains(err.Error(), "EOF") && !strings.Contains(err.Error(), "connection reset") {
 				t.Errorf("refused: %v", err)

@@ -142,7 +142,7 @@ func (p *process) output() string {
 }
 
 func (p *process) tail() string {
-	const most = 4000
+	const most = 2000
 	output := p.output()
 	return output[max(0, len(output)-most):]
 }
@@ -308,6 +308,9 @@ type receiver struct {
 	t      *testing.T
 	url    string
 	server *http.Server
+	// takes is how long each answer takes, so that something is in flight when a
+	// test breaks something. Set before the first request.
+	takes time.Duration
 
 	mu       sync.Mutex
 	verifier map[string]*standardwebhooks.Webhook // by path; guarded by mu
@@ -358,6 +361,14 @@ func (r *receiver) expect(path, secret string) {
 // ServeHTTP takes a delivery.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	body, err := io.ReadAll(req.Body)
+	if r.takes > 0 {
+		defer func() {
+			select {
+			case <-time.After(r.takes):
+			case <-req.Context().Done():
+			}
+		}()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	verifier := r.verifier[req.URL.Path]
@@ -445,7 +456,7 @@ type ledger struct {
 // others.
 func (l *ledger) submit(t *testing.T, clients []*client.Client, ids, paths []string, n int, refused func(error)) {
 	t.Helper()
-	const submitters = 16
+	const submitters = 64
 	work := make(chan int)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
