@@ -11,22 +11,19 @@ import (
 	"github.com/riverqueue/river/rivertype"
 )
 
-// deleteSQL removes delivered jobs: the attempt row is their record. Only the
-// claim that is current may do so. The state is compared as text so that the
-// primary key is used: the lane index would walk every dead running entry.
-const deleteSQL = `
-DELETE FROM fairhook.river_job r
-USING unnest($1::bigint[], $2::integer[]) AS c (id, attempt)
-WHERE r.id = c.id AND r.state::text = 'running' AND r.attempt = c.attempt
-  AND r.attempted_by[array_upper(r.attempted_by, 1)] = $3`
+// isCurrentClaim is true of the rows that the claims given still hold: ids ($1)
+// of one attempt ($2) by one client ($3). The state is compared as text so that
+// the primary key is used: the lane index would walk every dead running entry.
+// The attempt is one value for all, since a join with an array of them is
+// planned as a walk over the whole primary key.
+const isCurrentClaim = `id = ANY ($1) AND attempt = $2 AND state::text = 'running'
+	AND attempted_by[array_upper(attempted_by, 1)] = $3`
 
-// lockClaimsSQL locks the rows that this process's claims still hold.
-const lockClaimsSQL = `
-SELECT r.id FROM fairhook.river_job r
-JOIN unnest($1::bigint[], $2::integer[]) AS c (id, attempt) ON r.id = c.id
-WHERE r.state::text = 'running' AND r.attempt = c.attempt
-  AND r.attempted_by[array_upper(r.attempted_by, 1)] = $3
-FOR UPDATE OF r`
+// deleteSQL removes delivered jobs: the attempt row is their record.
+const deleteSQL = `DELETE FROM fairhook.river_job WHERE ` + isCurrentClaim
+
+// lockClaimsSQL locks the rows that claims still hold.
+const lockClaimsSQL = `SELECT id FROM fairhook.river_job WHERE ` + isCurrentClaim + ` FOR UPDATE`
 
 // JobSetStateIfRunningMany is part of River's seam: the completion. River's own
 // goes by id and state alone, so a process that was stopped and resumed could
@@ -41,33 +38,29 @@ func (p *pilot) JobSetStateIfRunningMany(
 	if err := p.q.deleteDelivered(ctx, delivered); err != nil {
 		return nil, err
 	}
-	p.q.release(delivered.ids)
-	if len(rest.ids) == 0 {
+	p.q.release(delivered)
+	if len(rest) == 0 {
 		return nil, nil
 	}
 	jobs, err := p.setState(ctx, exec, params, rest)
 	if err != nil {
 		return nil, err
 	}
-	p.q.release(rest.ids)
+	p.q.release(rest)
 	for _, j := range jobs {
 		p.q.returned(j)
 	}
 	return jobs, nil
 }
 
-// held is part of a completion: positions in River's parameters with the claims
-// that stand for them.
-type held struct {
-	positions []int
-	ids       []int64
-	attempts  []int32
-}
+// held is claims that this process holds: job ids by River attempt.
+type held map[int][]int64
 
-func (h *held) add(position int, id int64, attempt int) {
-	h.positions = append(h.positions, position)
-	h.ids = append(h.ids, id)
-	h.attempts = append(h.attempts, int32(attempt))
+func (h held) count() (n int) {
+	for _, ids := range h {
+		n += len(ids)
+	}
+	return n
 }
 
 // split sorts a completion into what is deleted and what River updates. A job
@@ -75,31 +68,31 @@ func (h *held) add(position int, id int64, attempt int) {
 func (q *Queue) split(params *riverdriver.JobSetStateIfRunningManyParams) (delivered, rest held) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	delivered, rest = held{}, held{}
 	for i, id := range params.ID {
 		attempt, ours := q.claims[id]
 		switch {
 		case !ours:
 			q.metrics.staleFinishes.Inc()
 		case params.State[i] == rivertype.JobStateCompleted:
-			delivered.add(i, id, attempt)
+			delivered[attempt] = append(delivered[attempt], id)
 		default:
-			rest.add(i, id, attempt)
+			rest[attempt] = append(rest[attempt], id)
 		}
 	}
 	return delivered, rest
 }
 
 func (q *Queue) deleteDelivered(ctx context.Context, delivered held) error {
-	if len(delivered.ids) == 0 {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	tag, err := q.pool.Exec(ctx, deleteSQL, delivered.ids, delivered.attempts, q.cfg.ClientID)
-	if err != nil {
-		return fmt.Errorf("complete %d deliveries: %w", len(delivered.ids), err)
+	for attempt, ids := range delivered { // nearly always one: the first
+		tag, err := q.pool.Exec(ctx, deleteSQL, ids, attempt, q.cfg.ClientID)
+		if err != nil {
+			return fmt.Errorf("complete %d deliveries: %w", len(ids), err)
+		}
+		q.metrics.staleFinishes.Add(float64(int64(len(ids)) - tag.RowsAffected()))
 	}
-	q.metrics.staleFinishes.Add(float64(int64(len(delivered.ids)) - tag.RowsAffected()))
 	return nil
 }
 
@@ -111,23 +104,29 @@ func (p *pilot) setState(
 	defer cancel()
 	tx, err := exec.Begin(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("begin to finish %d jobs: %w", len(rest.ids), err)
+		return nil, fmt.Errorf("begin to finish %d jobs: %w", rest.count(), err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // after Commit it does nothing
 	pgxTx := new(riverpgxv5.Driver).UnwrapTx(tx)
-	rows, err := pgxTx.Query(ctx, lockClaimsSQL, rest.ids, rest.attempts, p.q.cfg.ClientID)
-	if err != nil {
-		return nil, fmt.Errorf("lock %d claims: %w", len(rest.ids), err)
+	locked := make(map[int64]bool, rest.count())
+	for attempt, ids := range rest {
+		rows, err := pgxTx.Query(ctx, lockClaimsSQL, ids, attempt, p.q.cfg.ClientID)
+		if err != nil {
+			return nil, fmt.Errorf("lock %d claims: %w", len(ids), err)
+		}
+		current, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil {
+			return nil, fmt.Errorf("lock %d claims: %w", len(ids), err)
+		}
+		for _, id := range current {
+			locked[id] = true
+		}
 	}
-	locked, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if err != nil {
-		return nil, fmt.Errorf("lock %d claims: %w", len(rest.ids), err)
-	}
-	p.q.metrics.staleFinishes.Add(float64(len(rest.ids) - len(locked)))
+	p.q.metrics.staleFinishes.Add(float64(rest.count() - len(locked)))
 	if len(locked) == 0 {
 		return nil, nil
 	}
-	jobs, err := tx.JobSetStateIfRunningMany(ctx, pick(params, rest, locked))
+	jobs, err := tx.JobSetStateIfRunningMany(ctx, pick(params, locked))
 	if err != nil {
 		return nil, err
 	}
@@ -135,14 +134,10 @@ func (p *pilot) setState(
 }
 
 // pick keeps of River's parameters what stands for the locked rows.
-func pick(params *riverdriver.JobSetStateIfRunningManyParams, rest held, locked []int64) *riverdriver.JobSetStateIfRunningManyParams {
-	ours := make(map[int64]bool, len(locked))
-	for _, id := range locked {
-		ours[id] = true
-	}
+func pick(params *riverdriver.JobSetStateIfRunningManyParams, locked map[int64]bool) *riverdriver.JobSetStateIfRunningManyParams {
 	picked := &riverdriver.JobSetStateIfRunningManyParams{Now: params.Now, Schema: params.Schema}
-	for _, i := range rest.positions {
-		if !ours[params.ID[i]] {
+	for i, id := range params.ID {
+		if !locked[id] {
 			continue
 		}
 		picked.ID = append(picked.ID, params.ID[i])

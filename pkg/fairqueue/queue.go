@@ -181,11 +181,13 @@ func (q *Queue) claim(jobs []*rivertype.JobRow) {
 }
 
 // release forgets claims that are finished or no longer ours.
-func (q *Queue) release(ids []int64) {
+func (q *Queue) release(claims held) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, id := range ids {
-		delete(q.claims, id)
+	for _, ids := range claims {
+		for _, id := range ids {
+			delete(q.claims, id)
+		}
 	}
 }
 

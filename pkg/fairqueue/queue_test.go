@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -369,25 +370,7 @@ func TestFetch(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
 		hook := b.newID()
-		for range 8 { // enough for a cached generic plan
-			b.ring.wake(hook)
-			b.fetchJobs(t, 5)
-		}
-		var plan string
-		err := pgx.BeginFunc(t.Context(), b.pool, func(tx pgx.Tx) error {
-			rows, err := tx.Query(t.Context(), "EXPLAIN "+fetchSQL, []string{Lane(hook)}, []int32{5}, "c", 100, []string{"delivery"})
-			if err != nil {
-				return err
-			}
-			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-			for _, line := range lines {
-				plan += line + "\n"
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		plan := explain(t, b.pool, "force_generic_plan", fetchSQL, []string{Lane(hook)}, []int32{5}, "c", 100, []string{"delivery"})
 		for _, want := range []string{"river_job_prioritized_fetching_index", "river_job_pkey"} {
 			if !contains(plan, want) {
 				t.Errorf("the plan does not use %s:\n%s", want, plan)
@@ -491,25 +474,39 @@ func TestCompletion(t *testing.T) {
 		b.finish(t, riverdriver.JobSetStateErrorRetryable(j.ID, now, []byte(`{}`), nil))
 	})
 
-	t.Run("UsesThePrimaryKey", func(t *testing.T) {
+	t.Run("GoesByThePrimaryKeyWhateverPlanIsCached", func(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
-		rows, err := b.pool.Query(t.Context(), "EXPLAIN "+deleteSQL, []int64{1}, []int32{1}, "c")
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			t.Fatal(err)
-		}
-		plan := ""
-		for _, line := range lines {
-			plan += line + "\n"
-		}
-		if !contains(plan, "river_job_pkey") || contains(plan, "prioritized") {
-			t.Errorf("the completion does not go by the primary key:\n%s", plan)
+		for _, mode := range []string{"force_generic_plan", "force_custom_plan"} {
+			for _, sql := range []string{deleteSQL, lockClaimsSQL} {
+				plan := explain(t, b.pool, mode, sql, []int64{1, 2, 3}, 1, "c")
+				if !contains(plan, "Index Scan using river_job_pkey") || !contains(plan, "Index Cond: (id = ANY") {
+					t.Errorf("%s walks more than the ids it was given:\n%s", mode, plan)
+				}
+			}
 		}
 	})
+}
+
+// explain returns the plan of a statement as it would be made in the given mode.
+func explain(t *testing.T, pool *pgxpool.Pool, mode, sql string, args ...any) (plan string) {
+	t.Helper()
+	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(t.Context(), `SET LOCAL plan_cache_mode = `+mode); err != nil {
+			return err
+		}
+		rows, err := tx.Query(t.Context(), "EXPLAIN "+sql, args...)
+		if err != nil {
+			return err
+		}
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		plan = strings.Join(lines, "\n")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
 }
 
 func TestGiveBack(t *testing.T) {
@@ -686,7 +683,7 @@ func TestGiveBack(t *testing.T) {
 		b.insert(t, b.newID(), 2)
 		b.discoverAll(t)
 		jobs := b.fetchJobs(t, 2)
-		b.release([]int64{jobs[0].ID}) // as if its answer had never arrived
+		b.release(held{1: {jobs[0].ID}}) // as if its answer had never arrived
 		if _, err := b.db.Exec(t.Context(), `UPDATE fairhook.river_job SET attempted_at = now() - interval '1 minute'`); err != nil {
 			t.Fatal(err)
 		}
