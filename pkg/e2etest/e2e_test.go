@@ -1,4 +1,4 @@
-package e2e
+package e2etest
 
 import (
 	"bufio"
@@ -302,13 +302,12 @@ func TestTenThousandRequestsInFlightNeedTenConnections(t *testing.T) {
 	ingest := s.run("ingest")
 	c := s.client(ingest.ready())
 	h := newHolder(t)
-	var ids []string
 	for range hooks {
-		hook, err := c.Webhooks().Create(t.Context(), client.NewWebhook{Tenant: "acme", URL: h.url + "/hold", TimeoutSeconds: 120, MaxInFlight: inFlight / hooks})
-		if err != nil {
+		if _, err := c.Webhooks().Create(t.Context(), client.NewWebhook{
+			Tenant: "acme", URL: h.url + "/hold", TimeoutSeconds: 120, MaxInFlight: inFlight / hooks,
+		}); err != nil {
 			t.Fatal(err)
 		}
-		ids = append(ids, hook.ID)
 	}
 	d := s.run("dispatcher", "FAIRHOOK_WORKERS="+strconv.Itoa(inFlight), "FAIRHOOK_LOG_LEVEL=info").ready()
 	// One event to each webhook, by fan-out: 20 deliveries an event.

@@ -1,4 +1,4 @@
-package e2e
+package e2etest
 
 import (
 	"bytes"
@@ -68,7 +68,7 @@ func (b *binaries) program(t *testing.T, name string) string {
 			return
 		}
 		args := append([]string{"build"}, flags...)
-		args = append(args, "-o", b.dir+string(filepath.Separator), "./cmd/...", "./pkg/e2e/testdata/holder")
+		args = append(args, "-o", b.dir+string(filepath.Separator), "./cmd/...", "./pkg/e2etest/testdata/holder")
 		cmd := exec.Command("go", args...)
 		cmd.Dir = projectRoot
 		if output, err := cmd.CombinedOutput(); err != nil {

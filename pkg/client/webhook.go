@@ -1,0 +1,262 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// Webhook is one subscriber's destination.
+type Webhook struct {
+	ID          string `json:"id"`
+	Tenant      string `json:"tenant"`
+	URL         string `json:"url"`
+	Description string `json:"description"`
+	// EventTypes are what it subscribes to: exact types, "*" for all, or
+	// "order.*" for everything below order.
+	EventTypes     []string          `json:"event_types"`
+	Status         WebhookStatus     `json:"status"`
+	DisabledReason *string           `json:"disabled_reason"`
+	Headers        map[string]string `json:"headers"` // sent with every request
+	TimeoutSeconds int               `json:"timeout_seconds"`
+	MaxInFlight    int               `json:"max_in_flight"`
+	// RetrySchedule is the waits after each failed attempt, in seconds: n
+	// entries allow n+1 attempts.
+	RetrySchedule []int     `json:"retry_schedule_seconds"`
+	MaxAgeSeconds int       `json:"max_age_seconds"`
+	CreatedAt     time.Time `json:"created_at"`
+	UpdatedAt     time.Time `json:"updated_at"`
+}
+
+// WebhookStatus is whether a webhook receives. A newer Fairhook may have more
+// than these.
+type WebhookStatus string
+
+// The statuses of a webhook. Deliveries of one that is not active wait.
+const (
+	WebhookActive   WebhookStatus = "active"
+	WebhookPaused   WebhookStatus = "paused"   // by Pause
+	WebhookDisabled WebhookStatus = "disabled" // by Fairhook: see Webhook.DisabledReason
+)
+
+// NewWebhook is a webhook to create. Only Tenant and URL are required; what is
+// left zero gets Fairhook's default.
+type NewWebhook struct {
+	Tenant         string            `json:"tenant"`
+	URL            string            `json:"url"`
+	Description    string            `json:"description,omitzero"`
+	EventTypes     []string          `json:"event_types,omitzero"` // default: all
+	Status         WebhookStatus     `json:"status,omitzero"`      // WebhookActive or WebhookPaused
+	Headers        map[string]string `json:"headers,omitzero"`
+	TimeoutSeconds int               `json:"timeout_seconds,omitzero"`
+	MaxInFlight    int               `json:"max_in_flight,omitzero"`
+	// RetrySchedule: nil is the default schedule, empty is a single attempt.
+	RetrySchedule []int `json:"retry_schedule_seconds,omitzero"`
+	MaxAgeSeconds int   `json:"max_age_seconds,omitzero"`
+	// Secret is an existing signing secret ("whsec_...") to bring along, so that
+	// the receiver need not change; empty has Fairhook make one.
+	Secret string `json:"secret,omitzero"`
+}
+
+// CreatedWebhook is a webhook with its signing secret, which its receiver needs.
+type CreatedWebhook struct {
+	Webhook
+	Secret string `json:"secret"`
+}
+
+// String hides the secret, in logs and in %v.
+func (w CreatedWebhook) String() string { return "webhook " + w.ID }
+
+// GoString hides the secret in %#v.
+func (w CreatedWebhook) GoString() string { return w.String() }
+
+// WebhookUpdate is a change of a webhook: nil fields stay as they are, and
+// slices and maps replace the whole of what was there.
+type WebhookUpdate struct {
+	URL            *string           `json:"url,omitzero"`
+	Description    *string           `json:"description,omitzero"`
+	EventTypes     []string          `json:"event_types,omitzero"`
+	Headers        map[string]string `json:"headers,omitzero"`
+	TimeoutSeconds *int              `json:"timeout_seconds,omitzero"`
+	MaxInFlight    *int              `json:"max_in_flight,omitzero"`
+	RetrySchedule  []int             `json:"retry_schedule_seconds,omitzero"`
+	MaxAgeSeconds  *int              `json:"max_age_seconds,omitzero"`
+	// Reset names the fields, as in JSON, to put back to Fairhook's defaults.
+	Reset []string `json:"-"`
+}
+
+// Secret is one signing secret of a webhook. All that have not expired are
+// valid.
+type Secret struct {
+	ID        string     `json:"id"`
+	Secret    string     `json:"secret"`
+	CreatedAt time.Time  `json:"created_at"`
+	ExpiresAt *time.Time `json:"expires_at"`
+}
+
+// String hides the secret, in logs and in %v.
+func (s Secret) String() string { return "secret " + s.ID }
+
+// GoString hides the secret in %#v.
+func (s Secret) GoString() string { return s.String() }
+
+// ListWebhooks says which webhooks to list; the zero value is all of them.
+type ListWebhooks struct {
+	Tenant string
+	// PageSize is how many are fetched at a time; 0 is the server's default.
+	PageSize int
+}
+
+// Webhooks manages webhooks.
+type Webhooks struct{ client *Client }
+
+// Webhooks is the part of the API that manages webhooks.
+func (c *Client) Webhooks() Webhooks { return Webhooks{c} }
+
+// Create makes a webhook. It is not repeated after an error that leaves open
+// whether it was done; List tells.
+func (w Webhooks) Create(ctx context.Context, webhook NewWebhook) (*CreatedWebhook, error) {
+	body, err := json.Marshal(webhook)
+	if err != nil {
+		return nil, fmt.Errorf("fairhook: encode the webhook: %w", err)
+	}
+	created := &CreatedWebhook{}
+	_, err = w.client.do(ctx, call{method: http.MethodPost, path: "/v1/webhooks", header: jsonContent(), body: body}, created)
+	if err != nil {
+		return nil, err
+	}
+	return created, nil
+}
+
+// Get reads a webhook.
+func (w Webhooks) Get(ctx context.Context, id string) (*Webhook, error) {
+	return w.one(ctx, id, "", call{method: http.MethodGet, repeatable: true})
+}
+
+// Update changes a webhook and returns it as it then is. Like Create it is not
+// repeated when its outcome is open, since it could undo somebody else's change.
+func (w Webhooks) Update(ctx context.Context, id string, update WebhookUpdate) (*Webhook, error) {
+	body, err := update.encode()
+	if err != nil {
+		return nil, err
+	}
+	return w.one(ctx, id, "", call{method: http.MethodPatch, header: jsonContent(), body: body})
+}
+
+// Pause has a webhook's deliveries wait. Pausing twice is as good as once.
+func (w Webhooks) Pause(ctx context.Context, id string) (*Webhook, error) {
+	return w.one(ctx, id, "/pause", call{method: http.MethodPost, repeatable: true})
+}
+
+// Resume has the deliveries of a paused or disabled webhook go on where they
+// stopped.
+func (w Webhooks) Resume(ctx context.Context, id string) (*Webhook, error) {
+	return w.one(ctx, id, "/resume", call{method: http.MethodPost, repeatable: true})
+}
+
+// Delete removes a webhook; its waiting deliveries end as cancelled.
+func (w Webhooks) Delete(ctx context.Context, id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	got, err := w.client.do(ctx, call{method: http.MethodDelete, path: "/v1/webhooks/" + id, repeatable: true}, nil)
+	if got != nil && got.status == http.StatusNotFound && got.tries > 1 {
+		return nil // an earlier try, whose answer was lost, deleted it
+	}
+	return err
+}
+
+// Secrets reads a webhook's signing secrets.
+func (w Webhooks) Secrets(ctx context.Context, id string) ([]Secret, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	var secrets []Secret
+	for secret, err := range list[Secret](ctx, w.client, "/v1/webhooks/"+id+"/secrets", url.Values{}) {
+		if err != nil {
+			return nil, err
+		}
+		secrets = append(secrets, *secret)
+	}
+	return secrets, nil
+}
+
+// List goes through the webhooks, newest first, fetching page after page as the
+// loop goes on. An error is the last thing it yields.
+func (w Webhooks) List(ctx context.Context, filter ListWebhooks) iter.Seq2[*Webhook, error] {
+	query := url.Values{}
+	if filter.Tenant != "" {
+		query.Set("tenant", filter.Tenant)
+	}
+	if filter.PageSize != 0 {
+		query.Set("limit", strconv.Itoa(filter.PageSize))
+	}
+	return list[Webhook](ctx, w.client, "/v1/webhooks", query)
+}
+
+// one makes a call about one webhook that answers with the webhook.
+func (w Webhooks) one(ctx context.Context, id, action string, call call) (*Webhook, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	call.path = "/v1/webhooks/" + id + action
+	webhook := &Webhook{}
+	if _, err := w.client.do(ctx, call, webhook); err != nil {
+		return nil, err
+	}
+	return webhook, nil
+}
+
+func (u WebhookUpdate) encode() ([]byte, error) {
+	body, err := json.Marshal(u)
+	if err != nil || len(u.Reset) == 0 {
+		return body, err
+	}
+	members := map[string]json.RawMessage{}
+	if err := json.Unmarshal(body, &members); err != nil {
+		return nil, fmt.Errorf("fairhook: encode the update: %w", err)
+	}
+	for _, name := range u.Reset {
+		if _, set := members[name]; set {
+			return nil, fmt.Errorf("fairhook: the update both sets and resets %s", name)
+		}
+		members[name] = json.RawMessage("null")
+	}
+	return json.Marshal(members)
+}
+
+// list goes through every page of a list. It may be gone through again.
+func list[T any](ctx context.Context, c *Client, path string, filter url.Values) iter.Seq2[*T, error] {
+	return func(yield func(*T, error) bool) {
+		query := maps.Clone(filter)
+		for {
+			var got page[T]
+			if _, err := c.do(ctx, call{method: http.MethodGet, path: path, query: query, repeatable: true}, &got); err != nil {
+				yield(nil, err)
+				return
+			}
+			for i := range got.Data {
+				if !yield(&got.Data[i], nil) {
+					return
+				}
+			}
+			if got.NextCursor == "" {
+				return
+			}
+			if got.NextCursor == query.Get("cursor") {
+				yield(nil, errors.New("fairhook: the list does not go on: the same cursor came twice"))
+				return
+			}
+			query.Set("cursor", got.NextCursor)
+		}
+	}
+}
+
+func jsonContent() http.Header { return http.Header{"Content-Type": {"application/json"}} }
