@@ -4,6 +4,31 @@
 
 CREATE TYPE fairhook.river_job_state AS ENUM ('available', 'cancelled', 'completed', 'discarded', 'pending', 'retryable', 'running', 'scheduled');
 
+CREATE OR REPLACE FUNCTION fairhook.api_key_secrets_notify()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog'
+AS $function$
+BEGIN
+    PERFORM pg_notify('fairhook.catalog', 'key ' || encode(k.hash, 'hex'))
+    FROM fairhook.api_keys k
+    WHERE k.id = CASE TG_OP WHEN 'DELETE' THEN OLD.key_id ELSE NEW.key_id END;
+    RETURN NULL;
+END $function$;
+
+CREATE OR REPLACE FUNCTION fairhook.api_keys_notify()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog'
+AS $function$
+BEGIN
+    IF TG_OP = 'UPDATE' AND to_jsonb(OLD) - 'last_used_at' = to_jsonb(NEW) - 'last_used_at' THEN
+        RETURN NULL;
+    END IF;
+    PERFORM pg_notify('fairhook.catalog', 'key ' || encode(CASE TG_OP WHEN 'DELETE' THEN OLD.hash ELSE NEW.hash END, 'hex'));
+    RETURN NULL;
+END $function$;
+
 CREATE OR REPLACE FUNCTION fairhook.ensure_partitions(first_day date, last_day date)
  RETURNS integer
  LANGUAGE plpgsql
@@ -38,6 +63,16 @@ BEGIN
     RETURN made;
 END $function$;
 REVOKE ALL ON FUNCTION fairhook.ensure_partitions(date,date) FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION fairhook.event_types_notify()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog'
+AS $function$
+BEGIN
+    PERFORM pg_notify('fairhook.catalog', 'type ' || CASE TG_OP WHEN 'DELETE' THEN OLD.name ELSE NEW.name END);
+    RETURN NULL;
+END $function$;
 
 CREATE OR REPLACE FUNCTION fairhook.river_job_state_in_bitmask(bitmask bit, state fairhook.river_job_state)
  RETURNS boolean
@@ -97,6 +132,37 @@ CREATE SEQUENCE fairhook.river_job_id_seq AS bigint;
 
 CREATE SEQUENCE fairhook.river_notification_id_seq AS bigint;
 
+CREATE TABLE fairhook.api_key_secrets (
+    id uuid NOT NULL,
+    key_id uuid NOT NULL,
+    sealed bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    expires_at timestamp with time zone,
+    CONSTRAINT api_key_secrets_key_id_fkey FOREIGN KEY (key_id) REFERENCES fairhook.api_keys(id) ON DELETE CASCADE,
+    CONSTRAINT api_key_secrets_pkey PRIMARY KEY (id)
+);
+CREATE INDEX api_key_secrets_key_idx ON fairhook.api_key_secrets USING btree (key_id, id);
+CREATE TRIGGER api_key_secrets_notify AFTER INSERT OR DELETE OR UPDATE ON fairhook.api_key_secrets FOR EACH ROW EXECUTE FUNCTION fairhook.api_key_secrets_notify();
+
+CREATE TABLE fairhook.api_keys (
+    id uuid NOT NULL,
+    hash bytea NOT NULL,
+    hint text NOT NULL,
+    description text NOT NULL,
+    tenant text,
+    scopes text[] NOT NULL,
+    allowed_cidrs text[] NOT NULL,
+    require_signature boolean NOT NULL,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    expires_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    CONSTRAINT api_keys_hash_key UNIQUE (hash),
+    CONSTRAINT api_keys_pkey PRIMARY KEY (id)
+);
+CREATE INDEX api_keys_tenant_idx ON fairhook.api_keys USING btree (tenant, id);
+CREATE TRIGGER api_keys_notify AFTER INSERT OR DELETE OR UPDATE ON fairhook.api_keys FOR EACH ROW EXECUTE FUNCTION fairhook.api_keys_notify();
+
 CREATE TABLE fairhook.attempts (
     event_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -119,6 +185,16 @@ CREATE TABLE fairhook.attempts (
     detail text,
     CONSTRAINT attempts_pkey PRIMARY KEY (event_id, id)
 ) PARTITION BY RANGE (event_id);
+
+CREATE TABLE fairhook.event_types (
+    name text NOT NULL,
+    description text NOT NULL,
+    schema text,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    updated_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT event_types_pkey PRIMARY KEY (name)
+);
+CREATE TRIGGER event_types_notify AFTER INSERT OR DELETE OR UPDATE ON fairhook.event_types FOR EACH ROW EXECUTE FUNCTION fairhook.event_types_notify();
 
 CREATE TABLE fairhook.events (
     id uuid NOT NULL,
@@ -152,6 +228,14 @@ CREATE TABLE fairhook.instances (
     CONSTRAINT instances_pkey PRIMARY KEY (id),
     CONSTRAINT instances_role_check CHECK ((role = ANY (ARRAY['ingest'::text, 'dispatcher'::text])))
 );
+
+CREATE UNLOGGED TABLE fairhook.rate_buckets (
+    name text NOT NULL,
+    tokens double precision NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT rate_buckets_pkey PRIMARY KEY (name)
+)
+WITH (fillfactor=50);
 
 CREATE TABLE fairhook.river_job (
     id bigint NOT NULL DEFAULT nextval('fairhook.river_job_id_seq'::regclass),
@@ -256,6 +340,9 @@ CREATE TABLE fairhook.webhooks (
     max_age_seconds integer NOT NULL,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
     updated_at timestamp with time zone NOT NULL DEFAULT now(),
+    accept_per_second double precision,
+    max_backlog integer NOT NULL DEFAULT 1000000,
+    allowed_cidrs text[] NOT NULL DEFAULT '{}'::text[],
     CONSTRAINT webhooks_pkey PRIMARY KEY (id),
     CONSTRAINT webhooks_status_check CHECK ((status = ANY (ARRAY['active'::text, 'paused'::text, 'disabled'::text])))
 );

@@ -28,7 +28,8 @@ const maxFaults = 50
 var (
 	chosenFields = []string{
 		"tenant", "url", "description", "event_types", "status", "headers", "timeout_seconds",
-		"max_in_flight", "retry_schedule_seconds", "max_age_seconds", "secret",
+		"max_in_flight", "retry_schedule_seconds", "max_age_seconds", "accept_per_second", "max_backlog",
+		"allowed_cidrs", "secret",
 	}
 	setByFairhook = []string{"id", "disabled_reason", "created_at", "updated_at"}
 	webhookFields = slices.Concat(chosenFields, setByFairhook)
@@ -105,6 +106,9 @@ func resetWebhook(w *webhook.Webhook) {
 	w.MaxInFlight = webhook.DefaultMaxInFlight
 	w.RetrySchedule = webhook.DefaultRetrySchedule()
 	w.MaxAgeSeconds = webhook.DefaultMaxAgeSeconds
+	w.AcceptPerSecond = nil
+	w.MaxBacklog = webhook.DefaultMaxBacklog
+	w.AllowedCIDRs = []string{}
 }
 
 // apply writes the given fields into w: null means the default. The tenant and
@@ -122,6 +126,9 @@ func (a *API) apply(o *strictjson.Object, w *webhook.Webhook) []webhook.FieldErr
 	set(o, "max_in_flight", &w.MaxInFlight, defaults.MaxInFlight, o.Int)
 	set(o, "retry_schedule_seconds", &w.RetrySchedule, defaults.RetrySchedule, o.Ints)
 	set(o, "max_age_seconds", &w.MaxAgeSeconds, defaults.MaxAgeSeconds, o.Int)
+	set(o, "accept_per_second", &w.AcceptPerSecond, defaults.AcceptPerSecond, o.Float)
+	set(o, "max_backlog", &w.MaxBacklog, defaults.MaxBacklog, o.Int)
+	set(o, "allowed_cidrs", &w.AllowedCIDRs, defaults.AllowedCIDRs, o.Strings)
 
 	if o.Given("status") {
 		state := webhook.StateActive

@@ -112,7 +112,7 @@ func (b *bundle) insert(edits ...func(*webhook.Webhook)) *webhook.Webhook {
 	w := &webhook.Webhook{
 		ID: webhook.NewID(time.Now()), Tenant: "acme", URL: "https://example.com/hook", EventTypes: []string{"*"},
 		State: webhook.StateActive, Headers: map[string]string{}, TimeoutSeconds: 20, MaxInFlight: 50,
-		RetrySchedule: []int{1, 2, 3}, MaxAgeSeconds: 60,
+		RetrySchedule: []int{1, 2, 3}, MaxAgeSeconds: 60, MaxBacklog: 1000, AllowedCIDRs: []string{},
 	}
 	for _, edit := range edits {
 		edit(w)

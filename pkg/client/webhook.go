@@ -29,10 +29,18 @@ type Webhook struct {
 	MaxInFlight    int               `json:"max_in_flight"`
 	// RetrySchedule is the waits after each failed attempt, in seconds: n
 	// entries allow n+1 attempts.
-	RetrySchedule []int     `json:"retry_schedule_seconds"`
-	MaxAgeSeconds int       `json:"max_age_seconds"`
-	CreatedAt     time.Time `json:"created_at"`
-	UpdatedAt     time.Time `json:"updated_at"`
+	RetrySchedule []int `json:"retry_schedule_seconds"`
+	MaxAgeSeconds int   `json:"max_age_seconds"`
+	// AcceptPerSecond limits how many events a second are accepted for the
+	// webhook; nil: no limit.
+	AcceptPerSecond *float64 `json:"accept_per_second"`
+	// MaxBacklog is how many deliveries may wait for it.
+	MaxBacklog int `json:"max_backlog"`
+	// AllowedCIDRs are the networks from which events may be submitted to it
+	// directly; empty: all.
+	AllowedCIDRs []string  `json:"allowed_cidrs"`
+	CreatedAt    time.Time `json:"created_at"`
+	UpdatedAt    time.Time `json:"updated_at"`
 }
 
 // WebhookStatus is whether a webhook receives. A newer Fairhook may have more
@@ -60,6 +68,10 @@ type NewWebhook struct {
 	// RetrySchedule: nil is the default schedule, empty is a single attempt.
 	RetrySchedule []int `json:"retry_schedule_seconds,omitzero"`
 	MaxAgeSeconds int   `json:"max_age_seconds,omitzero"`
+	// AcceptPerSecond: nil is no limit.
+	AcceptPerSecond *float64 `json:"accept_per_second,omitzero"`
+	MaxBacklog      int      `json:"max_backlog,omitzero"`
+	AllowedCIDRs    []string `json:"allowed_cidrs,omitzero"` // default: all
 	// Secret is an existing signing secret ("whsec_...") to bring along, so that
 	// the receiver need not change; empty has Fairhook make one.
 	Secret string `json:"secret,omitzero"`
@@ -80,14 +92,17 @@ func (w CreatedWebhook) GoString() string { return w.String() }
 // WebhookUpdate is a change of a webhook: nil fields stay as they are, and
 // slices and maps replace the whole of what was there.
 type WebhookUpdate struct {
-	URL            *string           `json:"url,omitzero"`
-	Description    *string           `json:"description,omitzero"`
-	EventTypes     []string          `json:"event_types,omitzero"`
-	Headers        map[string]string `json:"headers,omitzero"`
-	TimeoutSeconds *int              `json:"timeout_seconds,omitzero"`
-	MaxInFlight    *int              `json:"max_in_flight,omitzero"`
-	RetrySchedule  []int             `json:"retry_schedule_seconds,omitzero"`
-	MaxAgeSeconds  *int              `json:"max_age_seconds,omitzero"`
+	URL             *string           `json:"url,omitzero"`
+	Description     *string           `json:"description,omitzero"`
+	EventTypes      []string          `json:"event_types,omitzero"`
+	Headers         map[string]string `json:"headers,omitzero"`
+	TimeoutSeconds  *int              `json:"timeout_seconds,omitzero"`
+	MaxInFlight     *int              `json:"max_in_flight,omitzero"`
+	RetrySchedule   []int             `json:"retry_schedule_seconds,omitzero"`
+	MaxAgeSeconds   *int              `json:"max_age_seconds,omitzero"`
+	AcceptPerSecond *float64          `json:"accept_per_second,omitzero"`
+	MaxBacklog      *int              `json:"max_backlog,omitzero"`
+	AllowedCIDRs    []string          `json:"allowed_cidrs,omitzero"`
 	// Reset names the fields, as in JSON, to put back to Fairhook's defaults.
 	Reset []string `json:"-"`
 }

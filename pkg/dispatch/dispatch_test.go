@@ -102,6 +102,7 @@ func (b *testBundle) hook(url string, change ...func(*webhook.Webhook)) *webhook
 		ID: webhook.NewID(b.clock.Now()), Tenant: testTenant, URL: url, EventTypes: []string{"*"},
 		State: webhook.StateActive, Headers: map[string]string{}, TimeoutSeconds: 5,
 		MaxInFlight: webhook.DefaultMaxInFlight, RetrySchedule: []int{1, 1}, MaxAgeSeconds: webhook.DefaultMaxAgeSeconds,
+		MaxBacklog: webhook.DefaultMaxBacklog, AllowedCIDRs: []string{},
 	}
 	for _, c := range change {
 		c(w)

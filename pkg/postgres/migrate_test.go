@@ -253,7 +253,9 @@ func TestUp(t *testing.T) {
 		// Another migration that hangs: it has the lock that Up takes.
 		hanging := openMigrator(t, db.URL)
 		entered, leave := make(chan struct{}), make(chan struct{})
-		exec(t, db.Pool, `DROP TABLE fairhook.idempotency_keys; UPDATE fairhook.schema_version SET version = 4`)
+		if _, err := hanging.Down(t.Context(), postgres.DownOptions{}); err != nil { // one step
+			t.Fatal(err)
+		}
 		hanging.OnStep = func(postgres.Step) { close(entered); <-leave }
 		done := make(chan error, 1)
 		go func() { done <- hanging.Up(t.Context()) }()

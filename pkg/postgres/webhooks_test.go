@@ -30,6 +30,8 @@ func insertWebhook(t *testing.T, q postgres.Querier, tenant string) *webhook.Web
 		MaxInFlight:    4,
 		RetrySchedule:  []int{},
 		MaxAgeSeconds:  5,
+		MaxBacklog:     6,
+		AllowedCIDRs:   []string{"192.0.2.0/24"},
 	}
 	if err := postgres.InsertWebhook(t.Context(), q, w); err != nil {
 		t.Fatal(err)

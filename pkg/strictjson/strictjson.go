@@ -165,6 +165,20 @@ func (o *Object) Int(name string) int {
 	return n
 }
 
+// Float reads a finite number; nil when the member is absent or null.
+func (o *Object) Float(name string) *float64 {
+	if !o.Has(name) {
+		return nil
+	}
+	raw := o.Raw(name)
+	f, err := strconv.ParseFloat(string(raw), 64)
+	if err != nil || raw[0] == '"' {
+		o.fault("/"+name, "must be a number, not "+kind(raw))
+		return nil
+	}
+	return &f
+}
+
 // Time reads a moment as RFC 3339 writes it, between the years 1 and 9999 UTC;
 // nil when the member is absent or null.
 func (o *Object) Time(name string) *time.Time {

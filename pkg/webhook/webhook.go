@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"fmt"
+	"net/netip"
 	"net/textproto"
 	"slices"
 	"strings"
@@ -27,6 +28,7 @@ const (
 	DefaultTimeoutSeconds = 20
 	DefaultMaxInFlight    = 50
 	DefaultMaxAgeSeconds  = 4 * 24 * 60 * 60
+	DefaultMaxBacklog     = 1_000_000
 )
 
 // DefaultRetrySchedule is the waits after each failed attempt, in seconds: 10
@@ -48,6 +50,9 @@ const (
 	MaxRetries           = 50
 	MaxRetrySeconds      = 7 * 24 * 60 * 60
 	MaxMaxAgeSeconds     = 30 * 24 * 60 * 60
+	MaxMaxBacklog        = 100_000_000
+	MaxAcceptPerSecond   = 1_000_000
+	MaxAllowedCIDRs      = 100
 )
 
 // Webhook is one subscriber's destination.
@@ -66,10 +71,19 @@ type Webhook struct {
 	MaxInFlight    int               `json:"max_in_flight"`
 	// RetrySchedule is the waits after each failed attempt, in seconds: n
 	// entries allow n+1 attempts.
-	RetrySchedule []int     `json:"retry_schedule_seconds"`
-	MaxAgeSeconds int       `json:"max_age_seconds"`
-	CreatedAt     time.Time `json:"created_at"`
-	UpdatedAt     time.Time `json:"updated_at"`
+	RetrySchedule []int `json:"retry_schedule_seconds"`
+	MaxAgeSeconds int   `json:"max_age_seconds"`
+	// AcceptPerSecond limits how many events a second are accepted for the
+	// webhook, over all copies of ingest; nil: no limit.
+	AcceptPerSecond *float64 `json:"accept_per_second"`
+	// MaxBacklog is how many deliveries may wait for the webhook; more are not
+	// accepted.
+	MaxBacklog int `json:"max_backlog"`
+	// AllowedCIDRs are the networks from which events may be submitted to the
+	// webhook directly; empty: all.
+	AllowedCIDRs []string  `json:"allowed_cidrs"`
+	CreatedAt    time.Time `json:"created_at"`
+	UpdatedAt    time.Time `json:"updated_at"`
 }
 
 // Subscribes reports whether the webhook wants events of this type.
@@ -138,6 +152,11 @@ func (w *Webhook) Check() []FieldError {
 		within(fmt.Sprintf("/retry_schedule_seconds/%d", i), wait, 1, MaxRetrySeconds)
 	}
 	within("/max_age_seconds", w.MaxAgeSeconds, 1, MaxMaxAgeSeconds)
+	within("/max_backlog", w.MaxBacklog, 1, MaxMaxBacklog)
+	if w.AcceptPerSecond != nil && (*w.AcceptPerSecond <= 0 || *w.AcceptPerSecond > MaxAcceptPerSecond) {
+		fault("/accept_per_second", fmt.Sprintf("must be more than 0 and at most %d, or null for no limit", MaxAcceptPerSecond))
+	}
+	faults = append(faults, CheckCIDRs("/allowed_cidrs", w.AllowedCIDRs)...)
 	slices.SortStableFunc(faults, func(a, b FieldError) int { return strings.Compare(a.Pointer, b.Pointer) })
 	return faults
 }
@@ -175,6 +194,26 @@ func checkHeader(name, value string) string {
 		return "is not a header value"
 	}
 	return ""
+}
+
+// CheckCIDRs returns what is wrong with a list of networks, as field errors below
+// the given JSON Pointer. A network is an address, a slash and a length, without
+// bits beyond that length.
+func CheckCIDRs(pointer string, cidrs []string) []FieldError {
+	if len(cidrs) > MaxAllowedCIDRs {
+		return []FieldError{{Pointer: pointer, Detail: fmt.Sprintf("must have at most %d entries", MaxAllowedCIDRs)}}
+	}
+	var faults []FieldError
+	for i, text := range cidrs {
+		prefix, err := netip.ParsePrefix(text)
+		switch {
+		case err != nil:
+			faults = append(faults, FieldError{Pointer: fmt.Sprintf("%s/%d", pointer, i), Detail: "must be a network such as 192.0.2.0/24"})
+		case prefix.Masked() != prefix:
+			faults = append(faults, FieldError{Pointer: fmt.Sprintf("%s/%d", pointer, i), Detail: "has bits beyond its length: did you mean " + prefix.Masked().String() + "?"})
+		}
+	}
+	return faults
 }
 
 // ReservedHeader reports whether a header may not be chosen by a webhook: it is

@@ -12,7 +12,7 @@ func valid() *Webhook {
 	return &Webhook{
 		Tenant: "acme", URL: "https://example.com/", EventTypes: []string{"*"}, State: StateActive,
 		TimeoutSeconds: DefaultTimeoutSeconds, MaxInFlight: DefaultMaxInFlight,
-		RetrySchedule: DefaultRetrySchedule(), MaxAgeSeconds: DefaultMaxAgeSeconds,
+		RetrySchedule: DefaultRetrySchedule(), MaxAgeSeconds: DefaultMaxAgeSeconds, MaxBacklog: DefaultMaxBacklog,
 	}
 }
 
@@ -79,13 +79,17 @@ func TestCheckNamesEveryFaultAtOnce(t *testing.T) {
 	w.MaxInFlight = MaxMaxInFlight + 1
 	w.RetrySchedule = []int{1, 0, MaxRetrySeconds + 1}
 	w.MaxAgeSeconds = -1
+	none := 0.0
+	w.AcceptPerSecond = &none
+	w.MaxBacklog = 0
+	w.AllowedCIDRs = []string{"192.0.2.0/24", "192.0.2.1/24", "nowhere"}
 	var got []string
 	for _, fault := range w.Check() {
 		got = append(got, fault.Pointer)
 	}
 	want := []string{
-		"/description", "/event_types/1", "/headers/Host", "/headers/Webhook-Id", "/headers/X-Bad", "/headers/bad name",
-		"/max_age_seconds", "/max_in_flight", "/retry_schedule_seconds/1", "/retry_schedule_seconds/2", "/tenant", "/timeout_seconds",
+		"/accept_per_second", "/allowed_cidrs/1", "/allowed_cidrs/2", "/description", "/event_types/1", "/headers/Host", "/headers/Webhook-Id", "/headers/X-Bad", "/headers/bad name",
+		"/max_age_seconds", "/max_backlog", "/max_in_flight", "/retry_schedule_seconds/1", "/retry_schedule_seconds/2", "/tenant", "/timeout_seconds",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("faults at\n%v, want\n%v", got, want)
