@@ -17,7 +17,9 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/fairhook/fairhook/pkg/courier"
 	"github.com/fairhook/fairhook/pkg/daemon"
 	"github.com/fairhook/fairhook/pkg/egress"
 	"github.com/fairhook/fairhook/pkg/fairqueue"
@@ -353,6 +355,39 @@ func TestDispatcherDelivers(t *testing.T) {
 		}
 	})
 
+	t.Run("TakesTheAnswersToRequestsUnderWayForOneGate", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		const together = 8
+		var came, gone atomic.Int64
+		// All come before the first is answered, and each is answered after the one
+		// before is on record.
+		r := newReceiver(t, func(w http.ResponseWriter, req *http.Request) {
+			mine := came.Add(1)
+			for came.Load() < together || gone.Load() < mine-1 {
+				select {
+				case <-req.Context().Done():
+					return
+				case <-time.After(time.Millisecond):
+				}
+			}
+			w.WriteHeader(http.StatusServiceUnavailable)
+		})
+		events := b.submit(b.hook(r.URL), together)
+		b.start()
+		b.eventually("all are on record", func() bool {
+			n := b.count(`SELECT count(*) FROM fairhook.attempts`)
+			gone.Store(int64(n))
+			return n == together
+		})
+		for _, event := range events {
+			a := b.attempts(event)[0]
+			if wait := a.NextAttemptAt.Sub(a.StartedAt); wait > 2*courier.MinGate {
+				t.Errorf("one moment of 503 closed the lane for %s, want about %s", wait, courier.MinGate)
+			}
+		}
+	})
+
 	t.Run("DisablesAWebhookThatIsGoneAndKeepsItsQueue", func(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
@@ -453,6 +488,23 @@ func TestDispatcherDelivers(t *testing.T) {
 		attempts := b.ended(event)
 		if attempts[0].Reason != webhook.ReasonCrashed || attempts[0].Status != webhook.StatusExhausted || r.count() != 0 {
 			t.Errorf("recorded %+v after %d requests", attempts, r.count())
+		}
+	})
+
+	t.Run("MakesOneLastAttemptWhenTheScheduleWasShortenedMeanwhile", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		r := newReceiver(t, answer(500))
+		hook := b.hook(r.URL, func(w *webhook.Webhook) { w.RetrySchedule = []int{1, 3, 3, 3} })
+		event := b.submit(hook, 1)[0]
+		b.start()
+		b.eventually("there are two attempts", func() bool { return len(b.attempts(event)) == 2 })
+		if _, err := b.db.Exec(t.Context(), `UPDATE fairhook.webhooks SET retry_schedule_seconds = '{}' WHERE id = $1`, hook.ID); err != nil {
+			t.Fatal(err)
+		}
+		attempts := b.ended(event)
+		if last := attempts[len(attempts)-1]; len(attempts) != 3 || last.Number != 3 || last.Reason != webhook.ReasonServerError || last.Status != webhook.StatusExhausted {
+			t.Errorf("ended after %d attempts as %s, %s; want a third that failed", len(attempts), last.Status, last.Reason)
 		}
 	})
 
@@ -622,9 +674,14 @@ func TestDispatcherElectsALeaderThatKeepsPartitionsAhead(t *testing.T) {
 		END $$`); err != nil {
 		t.Fatal(err)
 	}
-	b.start()
+	registry := prometheus.NewRegistry()
+	b.start(func(c *Config) { c.Registerer = registry })
 	b.eventually("the missing partitions are there", func() bool {
 		return b.count(`SELECT count(*) FROM pg_class WHERE relname LIKE '%_' || to_char(now() + interval '10 days', 'YYYYMMDD') AND relkind = 'r'`) == 2
+	})
+	b.eventually("the metrics say who leads and when each duty was done", func() bool {
+		n, err := testutil.GatherAndCount(registry, "fairhook_leader", "fairhook_duty_last_success_timestamp_seconds")
+		return err == nil && n == 1+len((&Dispatcher{}).duties())
 	})
 }
 
@@ -690,4 +747,20 @@ func TestDispatcherSurvivesAnOutageOfTheDatabase(t *testing.T) {
 	if n := r.count(); n != 8 {
 		t.Errorf("the receiver got %d requests for 8 events", n)
 	}
+}
+
+func TestDispatcherMakesUpForAMissingPartition(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	r := newReceiver(t, answer(http.StatusOK))
+	w := b.hook(r.URL)
+	b.start()
+	if _, err := b.db.Exec(t.Context(), `DROP TABLE fairhook.attempts_`+b.clock.Now().Format("20060102")); err != nil {
+		t.Fatal(err)
+	}
+	const events = 200
+	b.submit(w, events)
+	b.eventually("every attempt is on record", func() bool {
+		return b.count(`SELECT count(*) FROM fairhook.attempts WHERE status = 'delivered'`) == events
+	})
 }

@@ -175,7 +175,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		clock:     d.clock,
 		logger:    d.cfg.Logger,
 		metrics:   m,
-		gates:     map[webhook.ID]int{},
+		gates:     map[webhook.ID]gates{},
 	})
 	d.client, err = river.NewClient(fairqueue.NewDriver(d.pool, d.queue), d.riverConfig(workers))
 	if err != nil {

@@ -21,6 +21,11 @@ const (
 	// forgetAfter is how long a dead instance's row is kept for people to see.
 	forgetAfter = time.Hour
 	beatTimeout = 5 * time.Second
+	// giveBackTimeout keeps the next beat from being late: two beats are at most
+	// beatTimeout and this apart, which is less than staleAfter.
+	giveBackTimeout = 5 * time.Second
+	// maxGap is how far apart two beats can be in a process that runs.
+	maxGap = beatTimeout + giveBackTimeout + beatInterval
 )
 
 // heartbeat writes this instance's row, learns from it how many dispatchers
@@ -38,9 +43,9 @@ type heartbeat struct {
 	version  string
 	host     string
 
-	// healthySince is when the present run of successful beats began, or zero.
-	// Run's goroutine owns it.
-	healthySince time.Time
+	// healthySince is when the present run of successful beats began, or zero, and
+	// lastBeat when the last of them did. Run's goroutine owns both.
+	healthySince, lastBeat time.Time
 }
 
 // Run beats until ctx ends, and then takes this instance off the list: it is
@@ -85,21 +90,29 @@ func (h *heartbeat) beat(ctx context.Context) {
 		h.logger.DebugContext(ctx, "heartbeat failed", "error", err)
 		return
 	}
-	if h.healthySince.IsZero() {
+	// A gap means that this process, or the whole machine, was stopped: the others
+	// may have been too, and must have the time to say that they live.
+	if h.healthySince.IsZero() || before.Sub(h.lastBeat) > maxGap {
 		h.healthySince = before
 	}
+	h.lastBeat = before
 	h.metrics.dispatchers.Set(float64(alive))
 	h.queue.Share(alive)
 }
 
-// giveBack takes over from the dead, if this instance has seen the database
-// answer without a break for as long as silence must last to mean death: after
-// an outage everyone's last heartbeat is old.
+// observed reports whether this instance has seen the database answer without a
+// break for as long as silence must last to mean death: after an outage everyone's
+// last heartbeat is old.
+func (h *heartbeat) observed() bool {
+	return !h.healthySince.IsZero() && time.Since(h.healthySince) >= staleAfter
+}
+
+// giveBack takes over from the dead.
 func (h *heartbeat) giveBack(ctx context.Context) {
-	if h.healthySince.IsZero() || time.Since(h.healthySince) < staleAfter {
+	if !h.observed() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*beatTimeout)
+	ctx, cancel := context.WithTimeout(ctx, giveBackTimeout)
 	defer cancel()
 	n, err := h.queue.GiveBackDead(ctx, staleAfter)
 	if err != nil {

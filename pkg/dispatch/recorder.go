@@ -62,6 +62,7 @@ func commit(ctx context.Context, db postgres.Querier, logger *slog.Logger, m *me
 			disable = append(disable, postgres.Disabling{WebhookID: r.attempt.WebhookID, Reason: disabledGone})
 		}
 	}
+	partitionsMade := false
 	for pause := recordPauseMin; ; pause = min(2*pause, recordPauseMax) {
 		started := time.Now()
 		err := func() error {
@@ -75,6 +76,11 @@ func commit(ctx context.Context, db postgres.Querier, logger *slog.Logger, m *me
 			return nil
 		}
 		m.recordErrors.Inc()
+		if isMissingPartition(err) && !partitionsMade {
+			if partitionsMade = makePartitions(ctx, db, logger); partitionsMade {
+				continue
+			}
+		}
 		if ctx.Err() != nil || isBadData(err) {
 			return err
 		}
@@ -85,6 +91,30 @@ func commit(ctx context.Context, db postgres.Querier, logger *slog.Logger, m *me
 		case <-time.After(pause):
 		}
 	}
+}
+
+// makePartitions makes up for partitions that nobody made in time, and reports
+// whether they are there now, by its own doing or another's: then recording is
+// worth another try.
+func makePartitions(ctx context.Context, db postgres.Querier, logger *slog.Logger) bool {
+	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
+	defer cancel()
+	made, err := postgres.EnsurePartitions(ctx, db, 1)
+	if err != nil {
+		logger.ErrorContext(ctx, "could not make a missing partition", "error", err)
+		return false
+	}
+	if made > 0 {
+		logger.WarnContext(ctx, "made missing partitions", "made", made)
+	}
+	return true
+}
+
+// isMissingPartition reports whether no partition takes a row: a check violation
+// (SQLSTATE 23514) of no constraint.
+func isMissingPartition(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "23514" && pgErr.ConstraintName == ""
 }
 
 // isBadData reports whether Postgres refused the rows themselves (SQLSTATE

@@ -40,7 +40,23 @@ type worker struct {
 	metrics   *metrics
 
 	gatesMu sync.Mutex
-	gates   map[webhook.ID]int // answers in a row that gated; guarded by gatesMu
+	gates   map[webhook.ID]gates // of webhooks since their last success; guarded by gatesMu
+}
+
+// gates counts the gates of a webhook in a row.
+type gates struct {
+	n  int
+	at time.Time // when the last began
+}
+
+// before is how many gates there were before the one that is answered to a
+// request that started at this moment. A request that was under way when the last
+// one began says nothing new: its answer belongs to that one.
+func (g gates) before(started time.Time) int {
+	if g.n > 0 && !started.After(g.at) {
+		return g.n - 1
+	}
+	return g.n
 }
 
 // Work makes one attempt, or ends a delivery that must not be attempted. What it
@@ -64,9 +80,10 @@ func (w *worker) Work(ctx context.Context, j *river.Job[job.Delivery]) error {
 	switch {
 	case age > time.Duration(hook.MaxAgeSeconds)*time.Second:
 		return w.end(ctx, j, hook.Tenant, webhook.ReasonExpired, webhook.StatusExhausted)
-	case j.Attempt > len(hook.RetrySchedule)+1:
-		// Each attempt recorded uses a step and the last one ends the delivery, so
-		// only claims that died with their process lead here.
+	case j.Attempt > max(len(hook.RetrySchedule), requestsMade(j.Metadata))+1:
+		// More claims than the schedule and the requests on record account for:
+		// the others died with their process. A schedule that was shortened
+		// meanwhile does not lead here: its delivery gets one last attempt.
 		return w.end(ctx, j, hook.Tenant, webhook.ReasonCrashed, webhook.StatusExhausted)
 	}
 	message, err := load(ctx, w.loader, j.Args.EventID)
@@ -106,7 +123,7 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 	decision := courier.Decide(courier.Policy{
 		Schedule: seconds(hook.RetrySchedule),
 		MaxAge:   time.Duration(hook.MaxAgeSeconds) * time.Second,
-	}, j.Attempt, age, w.gatesInARow(hook.ID), result, 2*rand.Float64()-1)
+	}, j.Attempt, age, w.gatesInARow(hook.ID, started), result, 2*rand.Float64()-1)
 
 	a := webhook.Attempt{
 		ID:        webhook.NewID(w.clock.Now()),
@@ -139,7 +156,7 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 	if err := w.record(ctx, record{attempt: a, disable: decision.DisableWebhook}); err != nil {
 		return err
 	}
-	w.applyGate(hook.ID, decision)
+	w.applyGate(hook.ID, started, decision)
 	return w.report(ctx, j, &a, decision, retryAt)
 }
 
@@ -258,10 +275,12 @@ func (w *worker) record(ctx context.Context, r record) error {
 
 // applyGate closes the lane for a while when the receiver asked for it, on this
 // dispatcher.
-func (w *worker) applyGate(id webhook.ID, decision courier.Decision) {
+func (w *worker) applyGate(id webhook.ID, started time.Time, decision courier.Decision) {
 	w.gatesMu.Lock()
 	if decision.Gate > 0 {
-		w.gates[id]++
+		if g := w.gates[id]; g.before(started) == g.n {
+			w.gates[id] = gates{g.n + 1, w.clock.Now()}
+		}
 	} else if decision.Status == webhook.StatusDelivered {
 		delete(w.gates, id)
 	}
@@ -274,10 +293,10 @@ func (w *worker) applyGate(id webhook.ID, decision courier.Decision) {
 	}
 }
 
-func (w *worker) gatesInARow(id webhook.ID) int {
+func (w *worker) gatesInARow(id webhook.ID, started time.Time) int {
 	w.gatesMu.Lock()
 	defer w.gatesMu.Unlock()
-	return w.gates[id]
+	return w.gates[id].before(started)
 }
 
 // requestsMade reads how many requests a delivery has behind it from its job's

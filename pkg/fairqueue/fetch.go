@@ -75,6 +75,8 @@ func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailablePa
 			q.ring.putBack(grants)
 			return jobs, err
 		}
+		got, again := q.claim(got)
+		q.putOff(ctx, again)
 		q.metrics.fetched.Add(float64(len(got)))
 		fetched := make(map[webhook.ID]int, len(grants))
 		for _, j := range got {
@@ -82,7 +84,6 @@ func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailablePa
 				fetched[id]++
 			}
 		}
-		q.claim(got)
 		q.ring.settle(grants, fetched)
 		jobs = append(jobs, got...)
 		if len(jobs) >= params.MaxToLock {
@@ -115,6 +116,25 @@ func (q *Queue) claimFrom(ctx context.Context, grants []grant, params *riverdriv
 		return nil, fmt.Errorf("fetch from %d lanes: %w", len(lanes), err)
 	}
 	return jobs, nil
+}
+
+// putOffSQL undoes a claim ($2, by $3) of a job that this process is still
+// working under an earlier one.
+const putOffSQL = `
+UPDATE fairhook.river_job
+SET state = 'available', attempt = attempt - 1, scheduled_at = now() + interval '1 second'
+WHERE ` + isCurrentClaim
+
+// putOff returns jobs whose earlier claim this process has not finished, for a
+// moment. If that fails they stay running in nobody's hands, and are given back
+// like claims whose answer was lost, once the earlier claim is finished.
+func (q *Queue) putOff(ctx context.Context, jobs []*rivertype.JobRow) {
+	for _, j := range jobs {
+		if _, err := q.pool.Exec(ctx, putOffSQL, []int64{j.ID}, j.Attempt, q.cfg.ClientID); err != nil {
+			q.cfg.Logger.WarnContext(ctx, "could not put off a delivery that is still being worked", "job_id", j.ID, "error", err)
+			return
+		}
+	}
 }
 
 // learnLimits reads the limits of the lanes that come next and have none yet.

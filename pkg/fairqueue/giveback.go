@@ -20,7 +20,12 @@ const giveBackBatch = 1000
 //
 // $1 is the holder whose lost claims are looked for, and $2 the jobs that it
 // does hold; with $1 null, the jobs of all instances that have not been heard of
-// for $3.
+// for $3. A claim younger than that is nobody's orphan: its holder may have
+// fetched before its first heartbeat.
+//
+// The order is that of the lane index and the kind is asked for where no index
+// can answer, so that only the running jobs are read: otherwise the planner finds
+// them by walking the whole table along its primary key or the index of kinds.
 const orphansSQL = `
 SELECT r.id, r.queue, r.attempt, coalesce((r.metadata->>'` + MetadataRequests + `')::integer, 0),
        r.metadata ? 'cancel_attempted_at', (r.args->>'event_id')::uuid,
@@ -33,14 +38,15 @@ LEFT JOIN LATERAL (
 	  AND a.id >= fairhook.uuid_floor(r.attempted_at - interval '1 second')
 	ORDER BY a.id DESC LIMIT 1
 ) a ON true
-WHERE r.state = 'running' AND r.kind = 'delivery'
-  AND CASE WHEN $1::text IS NOT NULL
-      THEN r.attempted_by[array_upper(r.attempted_by, 1)] = $1
-           AND r.attempted_at < now() - $3::interval AND r.id <> ALL ($2::bigint[])
-      ELSE r.attempted_by[array_upper(r.attempted_by, 1)] NOT IN (
-           SELECT i.id FROM fairhook.instances i WHERE i.heartbeat_at > now() - $3::interval)
+WHERE r.state = 'running' AND r.attempted_at < now() - $3::interval
+  AND CASE WHEN r.kind <> 'delivery' THEN false
+      WHEN $1::text IS NOT NULL
+      THEN r.attempted_by[array_upper(r.attempted_by, 1)] = $1 AND r.id <> ALL ($2::bigint[])
+      ELSE NOT EXISTS (
+           SELECT FROM fairhook.instances i
+           WHERE i.id = r.attempted_by[array_upper(r.attempted_by, 1)] AND i.heartbeat_at > now() - $3::interval)
       END
-ORDER BY r.id
+ORDER BY r.queue, r.priority, r.scheduled_at, r.id
 LIMIT $4
 FOR UPDATE OF r SKIP LOCKED`
 
@@ -122,10 +128,24 @@ func (q *Queue) giveBackLost(ctx context.Context, after time.Duration) (int, err
 	return q.giveBack(ctx, "lost", &q.cfg.ClientID, mine, after)
 }
 
+// giveBack gives back batch after batch until no orphan is left.
 func (q *Queue) giveBack(ctx context.Context, cause string, holder *string, held []int64, age time.Duration) (int, error) {
+	for total := 0; ; {
+		n, err := q.giveBackSome(ctx, cause, holder, held, age)
+		total += n
+		if err != nil || n < giveBackBatch {
+			return total, err
+		}
+	}
+}
+
+func (q *Queue) giveBackSome(ctx context.Context, cause string, holder *string, held []int64, age time.Duration) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	var lanes []webhook.ID
+	var (
+		lanes    []webhook.ID
+		verdicts []verdict
+	)
 	err := pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
 		if holder == nil {
 			var locked bool
@@ -137,27 +157,31 @@ func (q *Queue) giveBack(ctx context.Context, cause string, holder *string, held
 		if err != nil {
 			return err
 		}
+		// One round trip for all of them: a database that is some milliseconds away
+		// must not make a thousand orphans take longer than a statement may.
+		var batch pgx.Batch
 		for _, o := range orphans {
 			v := judge(o)
-			if err := apply(ctx, tx, o, v, q.cfg.Clock.Now(), q.cfg.ClientID); err != nil {
+			if err := apply(ctx, tx, &batch, o, v, q.cfg.Clock.Now(), q.cfg.ClientID); err != nil {
 				return fmt.Errorf("give back job %d: %w", o.jobID, err)
 			}
-			q.metrics.givenBack.WithLabelValues(cause, string(v)).Inc()
+			verdicts = append(verdicts, v)
 			if id, ok := LaneWebhook(o.queue); ok {
 				lanes = append(lanes, id)
 			}
 		}
 		for _, payload := range Notifications(lanes) {
-			if _, err := tx.Exec(ctx, `SELECT pg_notify($1, $2)`, NotifyChannel, payload); err != nil {
-				return err
-			}
+			batch.Queue(`SELECT pg_notify($1, $2)`, NotifyChannel, payload)
 		}
-		return nil
+		return tx.SendBatch(ctx, &batch).Close()
 	})
 	if err != nil {
 		return 0, fmt.Errorf("give back deliveries (%s): %w", cause, err)
 	}
-	return len(lanes), nil
+	for _, v := range verdicts {
+		q.metrics.givenBack.WithLabelValues(cause, string(v)).Inc()
+	}
+	return len(verdicts), nil
 }
 
 func findOrphans(ctx context.Context, tx pgx.Tx, holder *string, held []int64, age time.Duration) ([]orphan, error) {
@@ -184,50 +208,48 @@ func findOrphans(ctx context.Context, tx pgx.Tx, holder *string, held []int64, a
 	})
 }
 
-// apply carries a verdict out.
-func apply(ctx context.Context, tx pgx.Tx, o orphan, v verdict, now time.Time, instance string) error {
+// apply puts what carries a verdict out into a batch, or does it in tx.
+func apply(ctx context.Context, tx pgx.Tx, batch *pgx.Batch, o orphan, v verdict, now time.Time, instance string) error {
 	switch v {
 	case verdictDelivered:
-		_, err := tx.Exec(ctx, `DELETE FROM fairhook.river_job WHERE id = $1`, o.jobID)
-		return err
+		batch.Queue(`DELETE FROM fairhook.river_job WHERE id = $1`, o.jobID)
+		return nil
 	case verdictEnded:
-		return end(ctx, tx, o.jobID)
+		end(batch, o.jobID)
+		return nil
 	case verdictCancel:
+		end(batch, o.jobID)
 		id, ok := LaneWebhook(o.queue)
 		if !ok {
-			return end(ctx, tx, o.jobID)
+			return nil
 		}
-		if err := postgres.RecordEnd(ctx, tx, webhook.Attempt{
+		return postgres.RecordEnd(ctx, tx, webhook.Attempt{
 			ID: webhook.NewID(now), EventID: o.eventID, WebhookID: id, StartedAt: now, Instance: instance,
 			Reason: webhook.ReasonCancelled, Status: webhook.StatusCancelled,
-		}); err != nil {
-			return err
-		}
-		return end(ctx, tx, o.jobID)
+		})
 	case verdictRetry:
 		attempt := o.attempt
 		if !o.recorded.usesStep() {
 			attempt--
 		}
-		_, err := tx.Exec(ctx, `
+		batch.Queue(`
 			UPDATE fairhook.river_job
 			SET state = 'retryable', attempt = $2, scheduled_at = coalesce($3, now()),
 			    metadata = metadata || jsonb_build_object('`+MetadataRequests+`', $4::integer)
 			WHERE id = $1`, o.jobID, attempt, o.recorded.nextAttemptAt, o.recorded.number)
-		return err
+		return nil
 	case verdictAgain:
-		_, err := tx.Exec(ctx, `
+		batch.Queue(`
 			UPDATE fairhook.river_job SET state = 'available', scheduled_at = now() WHERE id = $1`, o.jobID)
-		return err
+		return nil
 	}
 	return fmt.Errorf("unknown verdict %q", v)
 }
 
 // end finalizes a job whose end is on record.
-func end(ctx context.Context, tx pgx.Tx, jobID int64) error {
-	_, err := tx.Exec(ctx, `
+func end(batch *pgx.Batch, jobID int64) {
+	batch.Queue(`
 		UPDATE fairhook.river_job SET state = 'cancelled', finalized_at = now() WHERE id = $1`, jobID)
-	return err
 }
 
 // runReconcile gives back lost claims every ten seconds.

@@ -61,6 +61,7 @@ func newMetrics(reg prometheus.Registerer, q *Queue) *metrics {
 	}
 	reg.MustRegister(
 		m.fetchDuration, m.fetched, m.fetchErrors, m.discoverErrors, m.staleFinishes, m.givenBack,
+		m.leader, m.dutyErrors, m.dutySuccess,
 		lanes("fairhook_lanes_active", "Lanes in this dispatcher's ring.", func(active, _, _ int) int { return active }),
 		lanes("fairhook_lanes_gated", "Lanes that have something due behind a gate.", func(_, gated, _ int) int { return gated }),
 		lanes("fairhook_deliveries_in_flight", "Deliveries being worked by this dispatcher.", func(_, _, inFlight int) int { return inFlight }),

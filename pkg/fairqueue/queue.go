@@ -171,13 +171,24 @@ func signal(flag chan struct{}) {
 	}
 }
 
-// claim remembers what this process holds.
-func (q *Queue) claim(jobs []*rivertype.JobRow) {
+// claim remembers what this process holds, and returns the jobs that it may
+// work. The others it holds already: a claim that it has not finished was given
+// away while the process was stopped, or its finish has committed and the answer
+// is on its way. River tells finishes apart by job id only, so that the finish
+// of the old claim would end the new one: these must wait.
+func (q *Queue) claim(jobs []*rivertype.JobRow) (fresh, again []*rivertype.JobRow) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	fresh = jobs[:0]
 	for _, j := range jobs {
+		if _, holds := q.claims[j.ID]; holds {
+			again = append(again, j)
+			continue
+		}
 		q.claims[j.ID] = j.Attempt
+		fresh = append(fresh, j)
 	}
+	return fresh, again
 }
 
 // release forgets claims that are finished or no longer ours.

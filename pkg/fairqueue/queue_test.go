@@ -278,6 +278,25 @@ func TestFetch(t *testing.T) {
 		}
 	})
 
+	t.Run("DoesNotBelieveALimitThatWasReadBeforeItsWebhookChanged", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		hook := b.newID()
+		b.insert(t, hook, 5)
+		b.setLimit(hook, Limit{MaxInFlight: 10, Gated: true})
+		resume := sync.OnceFunc(func() { b.setLimit(hook, Limit{MaxInFlight: 10}) })
+		b.cfg.Limits = func(ctx context.Context, ids []webhook.ID) (map[webhook.ID]Limit, error) {
+			limits, err := b.readLimits(ctx, ids)
+			resume() // and it is heard of before the answer is here
+			return limits, err
+		}
+		b.discoverAll(t)
+		jobs := append(b.fetchJobs(t, 100), b.fetchJobs(t, 100)...)
+		if len(jobs) != 5 {
+			t.Errorf("fetched %d of 5 jobs of a webhook that has been resumed", len(jobs))
+		}
+	})
+
 	t.Run("DoesNotTakeWhatIsNotDueYetAndKnowsWhenItWillBe", func(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
@@ -430,6 +449,9 @@ func TestCompletion(t *testing.T) {
 		stopped, other := setupOn(t, database, "stopped"), setupOn(t, database, "other")
 		j := fetchOne(t, stopped)
 		second := fetchOne(t, stopped)
+		if _, err := database.Pool.Exec(t.Context(), `UPDATE fairhook.river_job SET attempted_at = now() - interval '1 minute'`); err != nil {
+			t.Fatal(err)
+		}
 		// While the first process was stopped, its jobs were given back, and the
 		// other took them.
 		if n, err := other.GiveBackDead(t.Context(), time.Second); err != nil || n != 2 {
@@ -525,6 +547,9 @@ func TestGiveBack(t *testing.T) {
 		jobs := dead.fetchJobs(t, 1)
 		if len(jobs) != 1 {
 			t.Fatalf("fetched %d jobs, want 1", len(jobs))
+		}
+		if _, err := dead.db.Exec(t.Context(), `UPDATE fairhook.river_job SET attempted_at = now() - interval '1 minute'`); err != nil {
+			t.Fatal(err)
 		}
 		return dead, alive, jobs[0], job.Delivery{EventID: events[0], WebhookID: hook}
 	}
@@ -634,8 +659,9 @@ func TestGiveBack(t *testing.T) {
 		t.Parallel()
 		dead, alive, j, args := crash(t, pgtest.New(t))
 		recordAs(t, dead, args, webhook.Attempt{Instance: "dead", Number: 1, Reason: webhook.ReasonServerError, Status: webhook.StatusRetrying})
-		if _, err := dead.db.Exec(t.Context(), `UPDATE fairhook.river_job SET attempted_at = now() + interval '10 seconds'`); err != nil {
-			t.Fatal(err) // the claim is younger than what is on record
+		if _, err := dead.db.Exec(t.Context(), `
+			UPDATE fairhook.attempts SET id = fairhook.uuid_floor(now() - interval '2 minutes')`); err != nil {
+			t.Fatal(err) // what is on record is older than the claim
 		}
 		giveBack(t, alive, 1)
 		if got := row(t, alive, j.ID); got.State != rivertype.JobStateAvailable {
@@ -652,6 +678,35 @@ func TestGiveBack(t *testing.T) {
 		giveBack(t, alive, 0)
 		if got := row(t, alive, j.ID); got.State != rivertype.JobStateRunning {
 			t.Errorf("a running delivery of a living instance was taken: %s", got.State)
+		}
+	})
+
+	t.Run("LeavesAClaimThatIsOlderThanItsHoldersFirstHeartbeat", func(t *testing.T) {
+		t.Parallel()
+		_, alive, j, _ := crash(t, pgtest.New(t))
+		if _, err := alive.db.Exec(t.Context(), `UPDATE fairhook.river_job SET attempted_at = now() - interval '5 seconds'`); err != nil {
+			t.Fatal(err)
+		}
+		giveBack(t, alive, 0)
+		if got := row(t, alive, j.ID); got.State != rivertype.JobStateRunning {
+			t.Errorf("a delivery was taken from an instance that has only just started: %s", got.State)
+		}
+	})
+
+	t.Run("ReadsNoMoreThanTheRunningJobs", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		b.insert(t, b.newID(), 5000)
+		if _, err := b.db.Exec(t.Context(), `UPDATE fairhook.river_job SET state = 'running'; ANALYZE fairhook.river_job`); err != nil {
+			t.Fatal(err) // what the planner believes: everything is running
+		}
+		for _, mode := range []string{"force_generic_plan", "force_custom_plan"} {
+			for _, holder := range []*string{nil, &b.cfg.ClientID} {
+				plan := explain(t, b.pool, mode, orphansSQL, holder, []int64{}, 15*time.Second, giveBackBatch)
+				if !contains(plan, "Index Scan using river_job_prioritized_fetching_index on river_job r") || contains(plan, "Sort Key: r.") {
+					t.Errorf("%s: the running jobs are not read from the lane index:\n%s", mode, plan)
+				}
+			}
 		}
 	})
 
@@ -674,6 +729,21 @@ func TestGiveBack(t *testing.T) {
 		wg.Wait()
 		if total != 1 {
 			t.Errorf("one delivery was given back %d times", total)
+		}
+	})
+
+	t.Run("TakesAllThatADispatcherMayHaveHadInFlight", func(t *testing.T) {
+		t.Parallel()
+		_, alive, _, _ := crash(t, pgtest.New(t))
+		const more = 2*giveBackBatch + 1
+		alive.insert(t, alive.newID(), more)
+		if _, err := alive.db.Exec(t.Context(), `
+			UPDATE fairhook.river_job SET state = 'running', attempt = 1, attempted_at = now() - interval '1 minute', attempted_by = '{dead}'`); err != nil {
+			t.Fatal(err)
+		}
+		giveBack(t, alive, 1+more)
+		if n := alive.jobCount(t, "running"); n != 0 {
+			t.Errorf("%d are left running in nobody's hands", n)
 		}
 	})
 

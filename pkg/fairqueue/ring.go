@@ -23,6 +23,11 @@ type ring struct {
 	// limits is what is known of webhooks' limits. A lane whose limit is not
 	// known is not fetched until it has been learned.
 	limits map[webhook.ID]Limit
+	// changed are the webhooks that were unlearned since limits were last asked
+	// for, and allChanged says that all were: what is being read of them may be
+	// what they were before.
+	changed    map[webhook.ID]struct{}
+	allChanged bool
 	// sharers is how many dispatchers share a webhook's cap, at least 1.
 	sharers int
 }
@@ -63,7 +68,7 @@ type grant struct {
 }
 
 func newRing() *ring {
-	return &ring{lanes: map[webhook.ID]*lane{}, limits: map[webhook.ID]Limit{}, sharers: 1}
+	return &ring{lanes: map[webhook.ID]*lane{}, limits: map[webhook.ID]Limit{}, changed: map[webhook.ID]struct{}{}, sharers: 1}
 }
 
 // room is how many more jobs of a lane this dispatcher may have in flight: its
@@ -85,10 +90,12 @@ func (r *ring) share(sharers int) {
 }
 
 // unknown lists the lanes among the first n of the ring whose limits must be
-// learned before they can be fetched.
+// learned before they can be fetched. Whoever asks reads them and calls learn.
 func (r *ring) unknown(n int) []webhook.ID {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	clear(r.changed)
+	r.allChanged = false
 	var ids []webhook.ID
 	for _, l := range r.active[:min(n, len(r.active))] {
 		if _, known := r.limits[l.id]; !known {
@@ -98,7 +105,8 @@ func (r *ring) unknown(n int) []webhook.ID {
 	return ids
 }
 
-// learn takes note of limits.
+// learn takes note of limits, except of webhooks that changed while they were
+// being read: those stay unknown.
 func (r *ring) learn(limits map[webhook.ID]Limit) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -106,7 +114,9 @@ func (r *ring) learn(limits map[webhook.ID]Limit) {
 		clear(r.limits)
 	}
 	for id, limit := range limits {
-		r.limits[id] = limit
+		if _, changed := r.changed[id]; !changed && !r.allChanged {
+			r.limits[id] = limit
+		}
 	}
 }
 
@@ -122,6 +132,7 @@ func (r *ring) unlearn(id webhook.ID) (woken bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.limits, id)
+	r.changed[id] = struct{}{}
 	return r.reconsider(r.lanes[id])
 }
 
@@ -130,6 +141,7 @@ func (r *ring) unlearnAll() (woken bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	clear(r.limits)
+	r.allChanged = true
 	for _, l := range r.lanes {
 		woken = r.reconsider(l) || woken
 	}

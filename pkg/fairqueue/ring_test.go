@@ -172,6 +172,7 @@ func TestRing(t *testing.T) {
 		if !r.unlearn(ids[0]) {
 			t.Fatal("the lane was not woken when its webhook changed")
 		}
+		r.unknown(1)
 		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3}})
 		if len(r.take(10, 10)) != 1 {
 			t.Error("the resumed lane is not offered")
@@ -191,6 +192,7 @@ func TestRing(t *testing.T) {
 		if r.unlearn(ids[0]) || len(r.take(10, 10)) != 0 {
 			t.Fatal("a change of the webhook opened a gate that the receiver asked for")
 		}
+		r.unknown(1)
 		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3}})
 		if woken, _ := r.wakeDue(ringStart.Add(time.Minute)); !woken {
 			t.Fatal("the lane was not woken when its gate opened")
