@@ -47,9 +47,11 @@ const (
 	dutyTimeout        = time.Minute
 
 	// The fetch: at most one per cooldown, and one per poll interval when nobody
-	// says that there is something.
+	// says that there is something. A poll of an empty ring costs no statement; a
+	// longer interval would be the pace of every lane at its cap while River's
+	// notifier is away, which lasts up to a minute after an outage.
 	fetchCooldown = 2 * time.Millisecond
-	fetchPoll     = 250 * time.Millisecond
+	fetchPoll     = 20 * time.Millisecond
 )
 
 // Config is what a Dispatcher needs. Fields without a default are required.
@@ -161,7 +163,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 	}
 	d.heartbeat = &heartbeat{
 		db: d.pool, queue: d.queue, logger: d.cfg.Logger, metrics: m,
-		instance: d.cfg.Instance, version: d.cfg.Version, host: host,
+		instance: d.cfg.Instance, version: d.cfg.Version, host: host, known: make(chan struct{}),
 	}
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &worker{
@@ -270,6 +272,13 @@ func (d *Dispatcher) close() {
 // work runs the River client until ctx ends, and then lets what is running
 // finish: for cfg.Drain, and no longer than drain.
 func (d *Dispatcher) work(ctx, drain context.Context) error {
+	// Nothing is fetched before the others know of this instance, and it of them:
+	// they share the webhooks' caps.
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-d.heartbeat.known:
+	}
 	if err := d.startRiver(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}

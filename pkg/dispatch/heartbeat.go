@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/fairhook/fairhook/pkg/fairqueue"
@@ -42,6 +43,10 @@ type heartbeat struct {
 	instance string
 	version  string
 	host     string
+
+	// known is closed by the first beat that was written.
+	known     chan struct{}
+	knownOnce sync.Once
 
 	// healthySince is when the present run of successful beats began, or zero, and
 	// lastBeat when the last of them did. Run's goroutine owns both.
@@ -98,6 +103,7 @@ func (h *heartbeat) beat(ctx context.Context) {
 	h.lastBeat = before
 	h.metrics.dispatchers.Set(float64(alive))
 	h.queue.Share(alive)
+	h.knownOnce.Do(func() { close(h.known) })
 }
 
 // observed reports whether this instance has seen the database answer without a

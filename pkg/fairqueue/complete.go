@@ -106,7 +106,11 @@ func (p *pilot) setState(
 	if err != nil {
 		return nil, fmt.Errorf("begin to finish %d jobs: %w", rest.count(), err)
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // after Commit it does nothing
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = tx.Rollback(ctx) // after Commit it does nothing
+	}()
 	pgxTx := new(riverpgxv5.Driver).UnwrapTx(tx)
 	locked := make(map[int64]bool, rest.count())
 	for attempt, ids := range rest {

@@ -23,8 +23,10 @@ type LiveDelivery struct {
 	// Status is pending, delivering or retrying. Whether a waiting one is parked
 	// depends on its webhook, which this package does not know.
 	Status webhook.Status
-	// DueAt is when it may be fetched; for one that is delivering, when it was.
+	// DueAt is when it may be fetched, or could have been.
 	DueAt time.Time
+	// FetchedAt is when it was fetched last; nil before the first time.
+	FetchedAt *time.Time
 	// Requests is how many requests were made and recorded before this moment.
 	Requests int
 }
@@ -40,7 +42,7 @@ func Live(ctx context.Context, q postgres.Querier, eventID webhook.ID) ([]LiveDe
 		high[i] = 0xff
 	}
 	rows, err := q.Query(ctx, `
-		SELECT queue, state::text, scheduled_at, attempt,
+		SELECT queue, state::text, scheduled_at, attempted_at, attempt,
 		       coalesce((metadata->>'`+MetadataRequests+`')::integer, 0)
 		FROM fairhook.river_job
 		WHERE unique_key BETWEEN $1 AND $2 AND `+uniqueConflict, low[:], high[:])
@@ -54,7 +56,7 @@ func Live(ctx context.Context, q postgres.Querier, eventID webhook.ID) ([]LiveDe
 		d       LiveDelivery
 		live    []LiveDelivery
 	)
-	_, err = pgx.ForEachRow(rows, []any{&lane, &state, &d.DueAt, &attempt, &d.Requests}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&lane, &state, &d.DueAt, &d.FetchedAt, &attempt, &d.Requests}, func() error {
 		id, ok := LaneWebhook(lane)
 		if !ok {
 			return nil
