@@ -1,5 +1,6 @@
 // Package catalog answers questions about webhooks' configuration from memory:
-// what a webhook looks like, and which webhooks of a tenant want an event.
+// what a webhook looks like, which webhooks of a tenant want an event, what has
+// been declared of an event type, and what an API key may do.
 //
 // What it answers is loaded on demand and kept until Postgres says that it
 // changed (LISTEN/NOTIFY), so an answer is old by the time a notification takes,
@@ -15,6 +16,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -53,8 +55,11 @@ type Config struct {
 	// Listen connects for LISTEN. It must lead to Postgres itself, not through a
 	// pooler in transaction mode. nil: as the pool does.
 	Listen *pgx.ConnConfig
-	// Box opens secrets. nil: entries have no keys.
+	// Box opens webhooks' secrets. nil: entries have no keys.
 	Box *seal.Box
+	// KeyBox opens the signing secrets of API keys. nil: a key that requires
+	// signatures cannot be used.
+	KeyBox *seal.Box
 	// Logger hears of the listener's connection coming and going. nil: nobody
 	// does.
 	Logger *slog.Logger
@@ -63,6 +68,9 @@ type Config struct {
 	// MaxWebhookBytes and MaxSubscriberBytes bound roughly the memory for
 	// webhooks and for tenants' lists of them. 0: 64 MiB each.
 	MaxWebhookBytes, MaxSubscriberBytes uint64
+	// MaxEventTypeBytes bounds roughly the memory for event types with their
+	// compiled schemas. 0: 64 MiB.
+	MaxEventTypeBytes uint64
 }
 
 // Entry is a webhook as it is now. It is shared: nobody may change it.
@@ -71,18 +79,25 @@ type Entry struct {
 	// Keys are the raw signing keys of the secrets that have not expired, newest
 	// first; nil without Config.Box.
 	Keys [][]byte
+	// AllowedFrom is Webhook.AllowedCIDRs, parsed.
+	AllowedFrom []netip.Prefix
 }
 
 // Target is one webhook that wants an event.
 type Target struct {
 	ID    webhook.ID
 	State webhook.State
+	// AcceptPerSecond is how many events a second are accepted for it; 0: any
+	// number. MaxBacklog is how many deliveries may wait for it.
+	AcceptPerSecond float64
+	MaxBacklog      int
 }
 
 // Catalog is the cache. Its methods are safe for concurrent use.
 type Catalog struct {
 	pool    *pgxpool.Pool
 	box     *seal.Box
+	keyBox  *seal.Box
 	logger  *slog.Logger
 	metrics *metrics
 
@@ -99,6 +114,9 @@ type Catalog struct {
 
 	webhooks    *table[webhook.ID, *Entry]
 	subscribers *table[string, *subscriptions]
+	keys        *table[webhook.KeyHash, *Key]
+	types       *table[string, *EventType]
+	keyLoads    chan struct{} // one slot for each load of a key that may be under way
 }
 
 // New makes a catalog. It connects to nothing and starts nothing: until Run
@@ -108,6 +126,7 @@ func New(cfg Config) *Catalog {
 		pool:   cfg.Pool,
 		listen: cfg.Listen,
 		box:    cfg.Box,
+		keyBox: cfg.KeyBox,
 		logger: cfg.Logger,
 	}
 	if c.listen == nil {
@@ -120,6 +139,9 @@ func New(cfg Config) *Catalog {
 	c.current.Store(newSession())
 	c.webhooks = newTable(c, "webhook", c.loadEntry, entryWeight, orDefault(cfg.MaxWebhookBytes))
 	c.subscribers = newTable(c, "subscribers", c.loadSubscriptions, subscriptionsWeight, orDefault(cfg.MaxSubscriberBytes))
+	c.types = newTable(c, "event_type", c.loadEventType, eventTypeWeight, orDefault(cfg.MaxEventTypeBytes))
+	c.keys = newTable(c, "key", c.loadKey, keyWeight, maxKeyBytes)
+	c.keyLoads = make(chan struct{}, maxKeyLoads)
 	return c
 }
 
@@ -177,6 +199,9 @@ func (c *Catalog) loadEntry(ctx context.Context, id webhook.ID) (*Entry, time.Du
 		return nil, 0, err
 	}
 	e := &Entry{Webhook: loaded.Webhook}
+	if e.AllowedFrom, err = webhook.ParseCIDRs(loaded.Webhook.AllowedCIDRs); err != nil {
+		return nil, 0, fmt.Errorf("read allowed_cidrs of webhook %s: %w", id, err)
+	}
 	for _, sealed := range loaded.Sealed {
 		text, err := c.box.Open(sealed, id.String())
 		if err != nil {
@@ -219,5 +244,6 @@ func entryWeight(_ webhook.ID, e *Entry) int {
 	for _, key := range e.Keys {
 		weight += 24 + len(key)
 	}
+	weight += 32 * len(e.AllowedFrom)
 	return weight
 }

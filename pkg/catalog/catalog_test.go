@@ -292,7 +292,7 @@ func TestWebhook(t *testing.T) {
 		if s := b.known(w.ID).Webhook.State; s != webhook.StatePaused {
 			t.Errorf("status %s", s)
 		}
-		if got := b.targets(w.Tenant, "a"); !slices.Equal(got, []Target{{w.ID, webhook.StatePaused}}) {
+		if got := b.targets(w.Tenant, "a"); !slices.Equal(got, []Target{{w.ID, webhook.StatePaused, 0, w.MaxBacklog}}) {
 			t.Errorf("targets %v", got)
 		}
 	})
@@ -337,7 +337,7 @@ func TestSubscribers(t *testing.T) {
 	b := setup(t).start()
 	subscribe := func(tenant string, state webhook.State, patterns ...string) Target {
 		w := b.insert(func(w *webhook.Webhook) { w.Tenant, w.State, w.EventTypes = tenant, state, patterns })
-		return Target{w.ID, state}
+		return Target{w.ID, state, 0, w.MaxBacklog}
 	}
 	all := subscribe("acme", webhook.StateActive, "*")
 	orders := subscribe("acme", webhook.StatePaused, "order.*", "user.created")
@@ -383,7 +383,7 @@ func TestSubscriptionsRememberedAnswersAreTrueAndBounded(t *testing.T) {
 			var want []Target
 			for _, row := range rows {
 				if slices.ContainsFunc(row.EventTypes, func(p string) bool { return webhook.MatchesType(p, asked) }) {
-					want = append(want, Target{row.WebhookID, row.State})
+					want = append(want, Target{row.WebhookID, row.State, row.AcceptPerSecond, row.MaxBacklog})
 				}
 			}
 			if got := s.match(asked); !slices.Equal(got, want) {

@@ -94,6 +94,8 @@ func (c *Catalog) listenOnce(ctx context.Context) (listened bool, err error) {
 	c.current.Store(s)
 	c.webhooks.disown()
 	c.subscribers.disown()
+	c.keys.disown()
+	c.types.disown()
 	c.metrics.resets.Inc()
 	c.logger.InfoContext(ctx, "listening for changed webhooks")
 	for _, reset := range c.onReset {
@@ -173,6 +175,14 @@ func (c *Catalog) ping(ctx context.Context, conn *pgx.Conn) error {
 // nothing that could be known here.
 func (c *Catalog) changed(n *pgconn.Notification) {
 	text, tenant, _ := strings.Cut(n.Payload, " ")
+	if n.Channel == postgres.CatalogChannel && text == "type" {
+		c.typeChanged(tenant)
+		return
+	}
+	if n.Channel == postgres.CatalogChannel && text == "key" {
+		c.keyChanged(tenant)
+		return
+	}
 	id, err := webhook.ParseID(text)
 	if n.Channel != postgres.CatalogChannel || err != nil {
 		return

@@ -32,7 +32,7 @@ type subscriptions struct {
 func newSubscriptions(rows []postgres.Subscription) *subscriptions {
 	s := &subscriptions{rows: rows, all: make([]Target, len(rows)), matches: make(map[string][]Target)}
 	for i, row := range rows {
-		s.all[i] = Target{ID: row.WebhookID, State: row.State}
+		s.all[i] = Target{row.WebhookID, row.State, row.AcceptPerSecond, row.MaxBacklog}
 	}
 	return s
 }
@@ -74,7 +74,7 @@ func subscriptionsWeight(tenant string, s *subscriptions) int {
 		return weight
 	}
 	for _, row := range s.rows {
-		weight += 120 + 40*rememberedPerWebhook
+		weight += 160 + 56*rememberedPerWebhook
 		for _, pattern := range row.EventTypes {
 			weight += 16 + len(pattern)
 		}

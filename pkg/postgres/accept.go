@@ -31,6 +31,27 @@ type IdempotencyKey struct {
 type NewEvent struct {
 	webhook.Event
 	Key *IdempotencyKey // nil: none
+	// Dropped are those of WebhookIDs that a limit keeps from getting the event:
+	// each delivery ends at once, as dropped, with its reason on record.
+	Dropped []Dropped
+}
+
+// Dropped is a delivery that ends before it begins.
+type Dropped struct {
+	WebhookID webhook.ID
+	Reason    webhook.Reason
+}
+
+// dropped is the set of webhooks that the event is kept from.
+func (e *NewEvent) dropped() map[webhook.ID]bool {
+	if len(e.Dropped) == 0 {
+		return nil
+	}
+	set := make(map[webhook.ID]bool, len(e.Dropped))
+	for _, d := range e.Dropped {
+		set[d.WebhookID] = true
+	}
+	return set
 }
 
 // JobInsert is how deliveries get into the job table, which belongs to package
@@ -49,11 +70,14 @@ type JobInsert struct {
 type Acceptor struct {
 	jobs JobInsert
 	sql  string
+	// sqlDropping is sql that also records dropped deliveries: rare enough not to
+	// be a part of every statement.
+	sqlDropping string
 }
 
 // NewAcceptor prepares the statements.
 func NewAcceptor(jobs JobInsert) *Acceptor {
-	return &Acceptor{jobs: jobs, sql: `
+	accept := `
 		WITH claimed AS (
 			INSERT INTO fairhook.idempotency_keys AS k (tenant, key, event_id, fingerprint)
 			SELECT c.tenant, c.key, c.event_id, c.fingerprint
@@ -72,8 +96,19 @@ func NewAcceptor(jobs JobInsert) *Acceptor {
 			RETURNING id
 		), jobs AS (
 			` + jobs.SQL(14, 15) + `
+		)`
+	return &Acceptor{
+		jobs: jobs,
+		sql: accept + `
+		SELECT id FROM accepted`,
+		sqlDropping: accept + `, dropped AS (
+			INSERT INTO fairhook.attempts (event_id, id, webhook_id, tenant, started_at, number, reason, status, instance)
+			SELECT d.event_id, d.id, d.webhook_id, d.tenant, now(), 0, d.reason, '` + string(webhook.StatusDropped) + `', '` + string(RoleIngest) + `'
+			FROM unnest($16::uuid[], $17::uuid[], $18::uuid[], $19::text[], $20::text[]) AS d (event_id, id, webhook_id, tenant, reason)
+			WHERE d.event_id IN (SELECT id FROM accepted)
 		)
-		SELECT id FROM accepted`}
+		SELECT id FROM accepted`,
+	}
 }
 
 // Accept claims idempotency keys, inserts events and their deliveries, and
@@ -99,12 +134,23 @@ func (a *Acceptor) Accept(ctx context.Context, q Querier, events []*NewEvent, ke
 		batch.Queue(`SELECT set_config('lock_timeout', $1, true)`, strconv.FormatInt(max(1, keyWait.Milliseconds()), 10))
 	}
 	claims := p.sortedClaims()
-	batch.Queue(a.sql,
+	args := []any{
 		p.ids, p.tenants, p.types, p.payloads, p.contentTypes, p.occurredAt, p.metadata, p.webhookIDs, p.keyed,
 		claims.tenants, claims.keys, claims.eventIDs, claims.fingerprints,
-		p.deliveryEvents, p.deliveryWebhooks)
+		p.deliveryEvents, p.deliveryWebhooks,
+	}
+	sql := a.sql
+	if d := &p.dropped; len(d.ids) > 0 {
+		sql, args = a.sqlDropping, append(args, d.eventIDs, d.ids, d.webhookIDs, d.tenants, d.reasons)
+	}
+	batch.Queue(sql, args...)
 	if payloads := a.jobs.Notifications(p.deliveryWebhooks); len(payloads) > 0 {
 		batch.Queue(`SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS n (payload)`, a.jobs.Channel, payloads)
+	}
+	if len(p.claims) > 0 {
+		// A commit with notifications waits for its turn among all of the server's:
+		// that is no key held elsewhere.
+		batch.Queue(`SELECT set_config('lock_timeout', '0', true)`)
 	}
 
 	results := q.SendBatch(ctx, batch)
@@ -158,6 +204,23 @@ type acceptParams struct {
 	claims       []*NewEvent
 
 	deliveryEvents, deliveryWebhooks []webhook.ID
+	dropped                          droppedColumns
+}
+
+type droppedColumns struct {
+	eventIDs, ids, webhookIDs []webhook.ID
+	tenants                   []string
+	reasons                   []webhook.Reason
+}
+
+func (c *droppedColumns) add(e *NewEvent) {
+	for _, d := range e.Dropped {
+		c.eventIDs = append(c.eventIDs, e.ID)
+		c.ids = append(c.ids, webhook.NewID(e.CreatedAt()))
+		c.webhookIDs = append(c.webhookIDs, d.WebhookID)
+		c.tenants = append(c.tenants, e.Tenant)
+		c.reasons = append(c.reasons, d.Reason)
+	}
 }
 
 func newAcceptParams(events []*NewEvent) *acceptParams {
@@ -200,7 +263,12 @@ func newAcceptParams(events []*NewEvent) *acceptParams {
 		if e.Key != nil {
 			p.claims = append(p.claims, e)
 		}
+		p.dropped.add(e)
+		dropped := e.dropped()
 		for _, id := range e.WebhookIDs {
+			if dropped[id] {
+				continue
+			}
 			p.deliveryEvents = append(p.deliveryEvents, e.ID)
 			p.deliveryWebhooks = append(p.deliveryWebhooks, id)
 		}
@@ -260,6 +328,8 @@ type StoredKey struct {
 	// WebhookIDs are the targets of the event, nil when its row is past its
 	// retention.
 	WebhookIDs []webhook.ID
+	// Dropped are those of them that a limit kept from getting the event.
+	Dropped []webhook.ID
 }
 
 // StoredKeys reads what keys stand for. Keys that stand for nothing are missing
@@ -299,8 +369,12 @@ func StoredKeys(ctx context.Context, q Querier, names []KeyName) (map[KeyName]St
 	if err != nil {
 		return nil, err
 	}
+	dropped, err := storedDrops(ctx, q, eventIDs)
+	if err != nil {
+		return nil, err
+	}
 	for name, s := range stored {
-		s.WebhookIDs = targets[s.EventID]
+		s.WebhookIDs, s.Dropped = targets[s.EventID], dropped[s.EventID]
 		stored[name] = s
 	}
 	return stored, nil
@@ -333,6 +407,34 @@ func StoredTargets(ctx context.Context, q Querier, ids []webhook.ID) (map[webhoo
 		return nil, fmt.Errorf("look up %d events: %w", len(ids), err)
 	}
 	return targets, nil
+}
+
+// storedDrops reads which webhooks a limit kept from getting events when they were
+// accepted.
+func storedDrops(ctx context.Context, q Querier, ids []webhook.ID) (map[webhook.ID][]webhook.ID, error) {
+	dropped := make(map[webhook.ID][]webhook.ID)
+	if len(ids) == 0 {
+		return dropped, nil
+	}
+	byAge := func(a, b webhook.ID) int { return slices.Compare(a[:], b[:]) }
+	rows, err := q.Query(ctx, `
+		SELECT event_id, webhook_id FROM fairhook.attempts
+		WHERE event_id = ANY ($1) AND event_id >= $2 AND event_id <= $3 AND number = 0 AND reason = ANY ($4)
+		ORDER BY id`,
+		pgx.QueryExecModeCacheDescribe, ids, slices.MinFunc(ids, byAge), slices.MaxFunc(ids, byAge),
+		[]string{string(webhook.ReasonAcceptLimited), string(webhook.ReasonBacklogFull)})
+	if err != nil {
+		return nil, fmt.Errorf("look up what limits kept %d events from: %w", len(ids), err)
+	}
+	var eventID, webhookID webhook.ID
+	_, err = pgx.ForEachRow(rows, []any{&eventID, &webhookID}, func() error {
+		dropped[eventID] = append(dropped[eventID], webhookID)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up what limits kept %d events from: %w", len(ids), err)
+	}
+	return dropped, nil
 }
 
 // metadataJSON is the JSON text of metadata, nil where there is none.

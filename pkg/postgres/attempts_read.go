@@ -62,6 +62,7 @@ func Attempts(ctx context.Context, q Querier, eventID webhook.ID, filter Attempt
 // LastAttempt is what the last attempt of a delivery says about it.
 type LastAttempt struct {
 	WebhookID  webhook.ID
+	ID         webhook.ID
 	Number     int // the highest of all its attempts, which the last one need not have
 	Status     webhook.Status
 	Reason     webhook.Reason
@@ -74,7 +75,7 @@ func LastAttempts(ctx context.Context, q Querier, eventID webhook.ID) (map[webho
 	// The last is the one with the highest id, not number: an end without a
 	// request has number 0. The window is computed before DISTINCT ON picks.
 	rows, err := q.Query(ctx, `
-		SELECT DISTINCT ON (webhook_id) webhook_id, max(number) OVER (PARTITION BY webhook_id),
+		SELECT DISTINCT ON (webhook_id) webhook_id, id, max(number) OVER (PARTITION BY webhook_id),
 		       status, reason, status_code
 		FROM fairhook.attempts WHERE event_id = $1
 		ORDER BY webhook_id, id DESC`, eventID)
@@ -83,7 +84,7 @@ func LastAttempts(ctx context.Context, q Querier, eventID webhook.ID) (map[webho
 	}
 	last := map[webhook.ID]LastAttempt{}
 	var a LastAttempt
-	_, err = pgx.ForEachRow(rows, []any{&a.WebhookID, &a.Number, &a.Status, &a.Reason, &a.StatusCode},
+	_, err = pgx.ForEachRow(rows, []any{&a.WebhookID, &a.ID, &a.Number, &a.Status, &a.Reason, &a.StatusCode},
 		func() error {
 			last[a.WebhookID] = a
 			return nil

@@ -86,8 +86,8 @@ func TestAttempts(t *testing.T) {
 		}
 		code := 500
 		for hook, want := range map[webhook.ID]postgres.LastAttempt{
-			one: {one, 2, webhook.StatusCancelled, webhook.ReasonServerError, &code},
-			two: {two, 2, webhook.StatusDelivered, webhook.ReasonServerError, &code},
+			one: {one, last, 2, webhook.StatusCancelled, webhook.ReasonServerError, &code},
+			two: {two, fourth, 2, webhook.StatusDelivered, webhook.ReasonServerError, &code},
 		} {
 			g := got[hook]
 			if g.StatusCode == nil || *g.StatusCode != code {

@@ -12,7 +12,8 @@ import (
 )
 
 // CatalogChannel is the Postgres channel that names every webhook whose row or
-// secrets changed, in the transaction that changed them: "<id> <tenant>".
+// secrets changed, in the transaction that changed them: "<id> <tenant>"; and
+// likewise API keys, "key <hash in hex>", and event types, "type <name>".
 const CatalogChannel = "fairhook.catalog"
 
 // CatalogWebhook is a webhook with what is needed to send to it.
@@ -66,18 +67,22 @@ type Subscription struct {
 	WebhookID  webhook.ID
 	State      webhook.State
 	EventTypes []string
+	// AcceptPerSecond is 0 where there is no limit.
+	AcceptPerSecond float64
+	MaxBacklog      int
 }
 
 // LoadSubscriptions reads all webhooks of a tenant, in every state, oldest
 // first. A tenant that has none is not an error.
 func LoadSubscriptions(ctx context.Context, q Querier, tenant string) ([]Subscription, error) {
 	rows, err := q.Query(ctx, `
-		SELECT id, status, event_types FROM fairhook.webhooks WHERE tenant = $1 ORDER BY id`, tenant)
+		SELECT id, status, event_types, coalesce(accept_per_second, 0), max_backlog
+		FROM fairhook.webhooks WHERE tenant = $1 ORDER BY id`, tenant)
 	if err != nil {
 		return nil, fmt.Errorf("load the webhooks of a tenant: %w", err)
 	}
 	subscriptions, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Subscription, err error) {
-		err = row.Scan(&s.WebhookID, &s.State, &s.EventTypes)
+		err = row.Scan(&s.WebhookID, &s.State, &s.EventTypes, &s.AcceptPerSecond, &s.MaxBacklog)
 		return s, err
 	})
 	if err != nil {

@@ -86,14 +86,14 @@ func selectWebhook(ctx context.Context, q Querier, id webhook.ID, lock string) (
 }
 
 // Webhooks reads at most limit webhooks, newest first: those of one tenant, or
-// of all when tenant is empty, that are older than before, or the newest when
+// of all when tenant is nil, that are older than before, or the newest when
 // before is zero.
-func Webhooks(ctx context.Context, q Querier, tenant string, before webhook.ID, limit int) ([]*webhook.Webhook, error) {
+func Webhooks(ctx context.Context, q Querier, tenant *string, before webhook.ID, limit int) ([]*webhook.Webhook, error) {
 	// The conditions are spelled out, not written as "$1 = '' OR tenant = $1",
 	// which a cached plan could not serve from an index.
 	sql, args := `SELECT `+webhookColumns+` FROM fairhook.webhooks WHERE true`, []any{}
-	if tenant != "" {
-		args = append(args, tenant)
+	if tenant != nil {
+		args = append(args, *tenant)
 		sql += fmt.Sprintf(` AND tenant = $%d`, len(args))
 	}
 	if !before.IsZero() {

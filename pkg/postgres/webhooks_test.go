@@ -84,7 +84,7 @@ func TestWebhooks(t *testing.T) {
 		var got []webhook.ID
 		var before webhook.ID
 		for {
-			page, err := postgres.Webhooks(t.Context(), db, "lists", before, 2)
+			page, err := postgres.Webhooks(t.Context(), db, new("lists"), before, 2)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -99,7 +99,7 @@ func TestWebhooks(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("listed %v, want %v", got, want)
 		}
-		all, err := postgres.Webhooks(t.Context(), db, "", webhook.ID{}, 1000)
+		all, err := postgres.Webhooks(t.Context(), db, nil, webhook.ID{}, 1000)
 		if err != nil || len(all) < 10 {
 			t.Errorf("all tenants: %d webhooks, %v; want at least 10", len(all), err)
 		}

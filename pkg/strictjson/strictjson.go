@@ -56,9 +56,13 @@ func Parse(body []byte, verbatim string, names ...string) (*Object, error) {
 	if !json.Valid(body) {
 		return nil, syntaxError(body)
 	}
-	rest := skipSpace(body)
+	return parseObject("body", skipSpace(body), verbatim, names)
+}
+
+// parseObject is Parse for text that is JSON. subject is what an answer calls it.
+func parseObject(subject string, rest []byte, verbatim string, names []string) (*Object, error) {
 	if rest[0] != '{' {
-		return nil, malformed("The body must be a JSON object.", webhook.FieldError{Detail: "must be an object, not " + kind(rest)})
+		return nil, malformed("The "+subject+" must be a JSON object.", webhook.FieldError{Detail: "must be an object, not " + kind(rest)})
 	}
 	o := &Object{names: names, values: make([][]byte, len(names))}
 	var structural []webhook.FieldError
@@ -88,7 +92,7 @@ func Parse(body []byte, verbatim string, names ...string) (*Object, error) {
 		}
 	})
 	if len(structural) > 0 {
-		return nil, malformed("The body has fields that this request does not take, or not like this.", structural...)
+		return nil, malformed("The "+subject+" has fields that this request does not take, or not like this.", structural...)
 	}
 	return o, nil
 }
@@ -163,6 +167,18 @@ func (o *Object) Int(name string) int {
 		o.fault("/"+name, fault)
 	}
 	return n
+}
+
+// Bool reads true or false; false when the member is absent or null.
+func (o *Object) Bool(name string) bool {
+	if !o.Has(name) {
+		return false
+	}
+	raw := o.Raw(name)
+	if raw[0] != 't' && raw[0] != 'f' {
+		o.fault("/"+name, "must be true or false, not "+kind(raw))
+	}
+	return raw[0] == 't'
 }
 
 // Float reads a finite number; nil when the member is absent or null.
@@ -439,10 +455,15 @@ func valueEnd(rest []byte) int {
 }
 
 // stringEnd is the length of the string at the start of rest, quotes included.
+// One that does not end, which is not JSON, reaches to the end of rest.
 func stringEnd(rest []byte) int {
 	i := 1
 	for {
-		i += bytes.IndexByte(rest[i:], '"')
+		closing := bytes.IndexByte(rest[i:], '"')
+		if closing < 0 {
+			return len(rest)
+		}
+		i += closing
 		backslashes := 0
 		for rest[i-1-backslashes] == '\\' {
 			backslashes++

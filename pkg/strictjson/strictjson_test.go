@@ -318,3 +318,18 @@ func BenchmarkParse(b *testing.B) {
 		}
 	}
 }
+
+func TestBool(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]bool{`{"count":true}`: true, `{"count": false }`: false, `{"count":null}`: false, `{}`: false} {
+		if o := parse(t, body); o.Bool("count") != want || len(o.Faults()) != 0 {
+			t.Errorf("%s reads as %v, %v", body, o.Bool("count"), o.Faults())
+		}
+	}
+	for _, value := range []string{`"true"`, `1`, `[]`, `{}`} {
+		o := parse(t, `{"count":`+value+`}`)
+		if o.Bool("count") || len(o.Faults()) != 1 || o.Faults()[0].Pointer != "/count" || !strings.HasPrefix(o.Faults()[0].Detail, "must be true or false, not ") {
+			t.Errorf("%s reads as %v, %v", value, o.Bool("count"), o.Faults())
+		}
+	}
+}

@@ -64,6 +64,8 @@ const (
 	ReasonExpired        Reason = "expired"         // older than max_age_seconds
 	ReasonCrashed        Reason = "crashed"         // every attempt left ended with a dead dispatcher
 	ReasonEventMissing   Reason = "event_missing"   // the payload is past its retention
+	ReasonAcceptLimited  Reason = "accept_limited"  // over accept_per_second when the event was accepted for others
+	ReasonBacklogFull    Reason = "backlog_full"    // max_backlog was reached when the event was accepted for others
 )
 
 // Reasons lists the closed set, for metrics and for tests.
@@ -74,6 +76,7 @@ func Reasons() []Reason {
 		ReasonDNS, ReasonConnect, ReasonTLS, ReasonTimeout, ReasonSlowBody, ReasonReset,
 		ReasonBadResponse, ReasonTooLarge, ReasonBlocked, ReasonBadURL, ReasonInternalError,
 		ReasonWebhookDeleted, ReasonCancelled, ReasonExpired, ReasonCrashed, ReasonEventMissing,
+		ReasonAcceptLimited, ReasonBacklogFull,
 	}
 }
 

@@ -21,6 +21,7 @@ const (
 	CodeConflict     Code = "conflict"          // 409
 	CodeTooLarge     Code = "too-large"         // 413
 	CodeRateLimited  Code = "rate-limited"      // 429, with Retry-After
+	CodeBacklogFull  Code = "backlog-full"      // 429, with Retry-After: too many deliveries wait already
 	CodeUnavailable  Code = "unavailable"       // 503, with Retry-After: try again, nothing was kept
 )
 
@@ -30,7 +31,7 @@ type Error struct {
 	Message string       // one sentence, safe to show
 	Fields  []FieldError // what is wrong where, if it can be said
 	// RetryAfter is how long the caller should wait; it is shown for
-	// CodeRateLimited and CodeUnavailable.
+	// CodeRateLimited, CodeBacklogFull and CodeUnavailable.
 	RetryAfter time.Duration
 }
 

@@ -102,10 +102,11 @@ func checkText(s string, limit int) string {
 // CheckMetadata returns what is wrong with an event's metadata, as field errors
 // below the given JSON Pointer.
 func CheckMetadata(pointer string, metadata map[string]string) []FieldError {
-	var faults []FieldError
+	// Which of far too many are wrong besides is not worth telling.
 	if len(metadata) > MaxMetadataKeys {
-		faults = append(faults, FieldError{Pointer: pointer, Detail: fmt.Sprintf("must have at most %d keys", MaxMetadataKeys)})
+		return []FieldError{{Pointer: pointer, Detail: fmt.Sprintf("must have at most %d keys", MaxMetadataKeys)}}
 	}
+	var faults []FieldError
 	for key, value := range metadata {
 		at := pointer + "/" + EscapePointer(key)
 		if fault := checkText(key, MaxMetadataKeyLength); fault != "" {
@@ -124,5 +125,7 @@ func CheckMetadata(pointer string, metadata map[string]string) []FieldError {
 // EscapePointer escapes one reference token of a JSON Pointer (RFC 6901,
 // section 3).
 func EscapePointer(token string) string {
-	return strings.NewReplacer("~", "~0", "/", "~1").Replace(token)
+	return pointerEscapes.Replace(token)
 }
+
+var pointerEscapes = strings.NewReplacer("~", "~0", "/", "~1")

@@ -44,6 +44,7 @@ const (
 	MaxDescriptionLength = 1024
 	MaxEventTypes        = 100
 	MaxHeaders           = 20
+	MaxHeaderName        = 128
 	MaxHeaderValue       = 1024
 	MaxTimeoutSeconds    = 120
 	MaxMaxInFlight       = 1000
@@ -137,6 +138,10 @@ func (w *Webhook) Check() []FieldError {
 		spellings[textproto.CanonicalMIMEHeaderKey(name)]++
 	}
 	for name, value := range w.Headers {
+		if len(name) > MaxHeaderName { // the pointer does not repeat it
+			fault("/headers", fmt.Sprintf("must have names of at most %d bytes", MaxHeaderName))
+			continue
+		}
 		detail := checkHeader(name, value)
 		if detail == "" && spellings[textproto.CanonicalMIMEHeaderKey(name)] > 1 {
 			detail = "is there twice, in different spellings"

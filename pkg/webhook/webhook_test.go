@@ -110,6 +110,14 @@ func TestCheckBoundsItsLists(t *testing.T) {
 		}
 	}
 	w := valid()
+	w.Headers = map[string]string{strings.Repeat("x", MaxHeaderName+1): "v"}
+	if faults := w.Check(); len(faults) != 1 || faults[0].Pointer != "/headers" {
+		t.Errorf("faults of a long name %.200v, want one at /headers", faults)
+	}
+	w.Headers = map[string]string{strings.Repeat("x", MaxHeaderName): "v"}
+	if faults := w.Check(); len(faults) != 0 {
+		t.Errorf("the longest name is refused: %v", faults)
+	}
 	w.Headers, w.RetrySchedule = manyHeaders(MaxHeaders), []int{}
 	if faults := w.Check(); len(faults) != 0 {
 		t.Errorf("the bounds themselves are refused: %v", faults)
@@ -149,7 +157,7 @@ func TestCheckMetadata(t *testing.T) {
 	}
 	many := map[string]string{}
 	for i := range MaxMetadataKeys + 1 {
-		many[fmt.Sprint(i)] = "v"
+		many[fmt.Sprint(i)] = "\x00" // not told one by one
 	}
 	if faults := CheckMetadata("/metadata", many); len(faults) != 1 || faults[0].Pointer != "/metadata" {
 		t.Errorf("faults %v", faults)
