@@ -18,6 +18,11 @@ import (
 var (
 	errNoKey = errors.New("no signing secret of the webhook is valid")
 	errURL   = fmt.Errorf("%w: it cannot be parsed", egress.ErrBadURL)
+
+	errLongURL error = &egress.URLError{
+		Reason: webhook.ReasonBadURL,
+		Detail: fmt.Sprintf("must be at most %d bytes long", webhook.MaxURLLength),
+	}
 )
 
 // maxDetail bounds Result.Detail, in bytes.

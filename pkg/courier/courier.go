@@ -171,6 +171,9 @@ func newHTTPRequest(ctx context.Context, req *Request, rec *recorder) (*http.Req
 	if len(req.Keys) == 0 {
 		return nil, errNoKey
 	}
+	if len(req.URL) > webhook.MaxURLLength { // the one rule that the client cannot see: it gets the URL parsed
+		return nil, errLongURL
+	}
 	httpReq, err := http.NewRequestWithContext(ctx, http.MethodPost, req.URL, nil)
 	if err != nil {
 		return nil, errURL

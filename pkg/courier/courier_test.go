@@ -465,6 +465,7 @@ func TestSendTellsFailuresToConnectApart(t *testing.T) {
 		"HostIsLocalhost":         {egress.Config{}, "http://localhost/", 0, webhook.ReasonBlocked, "the address is private or otherwise not allowed"},
 		"SchemeIsNotAllowed":      {egress.Config{RequireHTTPS: true}, "http://a.example/", 0, webhook.ReasonBadURL, "the URL must be an https URL"},
 		"URLHasAUser":             {egress.Config{}, "http://user:pw@a.example/", 0, webhook.ReasonBadURL, "the URL must not contain a user name or password"},
+		"URLIsTooLong":            {egress.Config{}, "http://a.example/" + strings.Repeat("a", webhook.MaxURLLength), 0, webhook.ReasonBadURL, "the URL must be at most 2048 bytes long"},
 		"URLCannotBeParsed":       {egress.Config{}, "http://a b/", 0, webhook.ReasonBadURL, "the URL is not allowed: it cannot be parsed"},
 		"HostIsADecimalAddress":   {egress.Config{}, "http://2130706433/", 0, webhook.ReasonBadURL, "the URL must write an IPv4 address as four decimal numbers without leading zeros"},
 	} {

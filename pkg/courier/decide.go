@@ -66,7 +66,8 @@ type Decision struct {
 //     where no step was used.
 //   - an interrupted attempt says nothing: the delivery is due at once, as before.
 //   - an end without a request keeps its word: cancelled and webhook_deleted
-//     cancel, expired and crashed exhaust, event_missing drops.
+//     cancel, expired and crashed exhaust, event_missing and
+//     the limits at acceptance drop.
 //
 // A gate lasts what Retry-After says, or else 5 s, doubling with each gate in a
 // row up to 5 min.
@@ -81,7 +82,7 @@ func Decide(policy Policy, step int, age time.Duration, consecutiveGates int, re
 		return Decision{Status: webhook.StatusCancelled}
 	case webhook.ReasonExpired, webhook.ReasonCrashed:
 		return Decision{Status: webhook.StatusExhausted}
-	case webhook.ReasonEventMissing:
+	case webhook.ReasonEventMissing, webhook.ReasonAcceptLimited, webhook.ReasonBacklogFull:
 		return Decision{Status: webhook.StatusDropped}
 	}
 

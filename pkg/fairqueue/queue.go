@@ -33,6 +33,8 @@ type Config struct {
 	// DatabaseURL is where the fetch's own small pool connects to. It is its own
 	// because its connections may only use index scans: a plan cached while the
 	// job table was empty would otherwise scan it whole for as long as it lives.
+	// No pooler in transaction mode may be in between: that setting belongs to
+	// these connections alone.
 	DatabaseURL string
 	// ListenURL is a direct connection for LISTEN, where DatabaseURL goes
 	// through a pooler. Default: DatabaseURL.

@@ -7,18 +7,45 @@ import (
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
-// pending is one Submit.
+// unit is what is stored in one transaction because it was submitted together:
+// one event, or a group.
+type unit struct {
+	share *share // whose part of the buffer it takes
+	// items wait for a committer together. Those that wait for another submission
+	// with their key are not among them. Guarded by Intake.mu while queued.
+	items      []*pending
+	size       int64
+	deliveries int
+	at         time.Time // when it was submitted
+	number     uint64    // in the order of queueing
+
+	// queued is true while it waits for a committer, and withdrawn when its
+	// caller left during that time; guarded by Intake.mu.
+	queued, withdrawn bool
+}
+
+// add puts p among what waits.
+func (u *unit) add(p *pending) {
+	u.items = append(u.items, p)
+	u.size += p.size
+	u.deliveries += len(p.event.WebhookIDs)
+}
+
+// pending is one event of a Submit.
 type pending struct {
 	event postgres.NewEvent // its ID is set when it is first taken into a batch
 	size  int64
 	at    time.Time // when it was submitted
 
-	// queued is true while it waits for a committer, and withdrawn when its
-	// caller left during that time; guarded by Intake.mu.
-	queued, withdrawn bool
-	// followers have the same key, and are answered after this one; guarded by
-	// Intake.mu.
+	// unit is what it was submitted with, and later what it is stored with: one
+	// that waited for another submission may get a try of its own. share is what
+	// it is counted in. Guarded by Intake.mu until it is taken into a batch.
+	unit  *unit
+	share *share
+	// followers have the same key, and are answered after this one; withdrawn is
+	// true when the caller left before any of it was sent. Guarded by Intake.mu.
 	followers []*pending
+	withdrawn bool
 
 	done    chan struct{} // closed when receipt and err are set
 	receipt Receipt
@@ -37,7 +64,8 @@ func newPending(item Item) *pending {
 				Metadata:    item.Metadata,
 				WebhookIDs:  item.WebhookIDs,
 			},
-			Key: item.Key,
+			Key:     item.Key,
+			Dropped: item.Dropped,
 		},
 		at:   time.Now(),
 		done: make(chan struct{}),
@@ -70,41 +98,56 @@ type outcome struct {
 	reason  string // why it was refused, if it was
 }
 
-// enter takes p into the buffer, or says why not. A submission whose key another
-// one is being stored under waits for that one's outcome.
-func (in *Intake) enter(p *pending) error {
+// enter takes what was submitted together into the buffer, all of it or nothing,
+// or says why not. Events whose key is held elsewhere are answered at once. A submission whose key another one is being stored under waits for
+// that one's outcome.
+func (in *Intake) enter(items []*pending) error {
+	size := int64(0)
+	for _, p := range items {
+		size += p.size
+	}
+	at := items[0].at
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if err := in.refusal(p.size, p.at); err != nil {
-		in.metrics.refuse(err.reason)
-		return err.err
+	refused := in.refusal(at)
+	s := in.shareOf(items)
+	if refused == nil {
+		refused = in.admit(s, len(items), size)
 	}
-	if p.event.Key != nil && p.at.Before(in.held[p.keyName()]) {
-		in.metrics.refuse(reasonConflict)
-		return errKeyHeld()
+	if refused != nil {
+		in.dropShare(s)
+		in.metrics.refuse(refused.reason, len(items))
+		return refused.err
 	}
-	in.events++
-	in.bytes += p.size
-	in.place(p)
+	u := &unit{share: s, at: at, items: make([]*pending, 0, len(items))}
+	for _, p := range items {
+		p.unit, p.share = u, s
+		in.count(p)
+	}
+	for _, p := range items {
+		if p.event.Key != nil && at.Before(in.held[p.keyName()]) {
+			in.tell(p, outcome{err: errKeyHeld(), reason: reasonConflict})
+			continue
+		}
+		in.place(p)
+	}
+	in.enqueue(u)
 	return nil
 }
 
-// refusal is why an event of this size is not taken now. The caller holds mu.
-func (in *Intake) refusal(size int64, now time.Time) *refused {
+// refusal is why nothing is taken now. The caller holds mu.
+func (in *Intake) refusal(now time.Time) *refused {
 	switch {
 	case in.stopping:
 		return &refused{unavailable(messageStopping), reasonStopping}
 	case now.Before(in.awayUntil):
 		return &refused{unavailable(messageAway), reasonAway}
-	case in.events >= in.cfg.BufferEvents,
-		in.events > 0 && in.bytes+size > in.cfg.BufferBytes:
-		return &refused{unavailable(messageFull), reasonFull}
 	}
 	return nil
 }
 
-// place puts p behind the pending that has its key, or into the queue. The
-// caller holds mu.
+// place puts p behind the pending that has its key, or into its unit. The caller
+// holds mu.
 func (in *Intake) place(p *pending) {
 	if p.event.Key != nil {
 		name := p.keyName()
@@ -114,23 +157,61 @@ func (in *Intake) place(p *pending) {
 		}
 		in.keys[name] = p
 	}
-	p.queued = true
-	in.queue.push(p)
+	p.unit.add(p)
+}
+
+// enqueue has u wait for a committer, if there is anything in it. The caller
+// holds mu.
+func (in *Intake) enqueue(u *unit) {
+	if len(u.items) == 0 {
+		return
+	}
+	u.queued = true
+	in.numbered++
+	u.number = in.numbered
+	in.queue.push(u)
 	in.work.Signal()
 }
 
-// withdraw takes p out of the buffer if no committer has it and nobody waits for
-// it.
-func (in *Intake) withdraw(p *pending) bool {
+// withdraw takes out of the buffer what no committer has and nobody else waits
+// for, and marks it. What of a group waits for another submission stays.
+func (in *Intake) withdraw(items []*pending) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if !p.queued || len(p.followers) > 0 {
-		return false
+	for _, p := range items {
+		in.withdrawUnit(p.unit)
 	}
-	p.queued, p.withdrawn = false, true
-	in.releaseKey(p)
+}
+
+func (in *Intake) withdrawUnit(u *unit) {
+	if !u.queued {
+		return
+	}
+	for _, p := range u.items {
+		for _, f := range p.followers {
+			if f.unit != u {
+				return
+			}
+		}
+	}
+	u.queued, u.withdrawn = false, true
+	for _, p := range u.items {
+		p.withdrawn = true
+		in.releaseKey(p)
+		for _, f := range p.followers {
+			f.withdrawn = true
+			in.release(f)
+		}
+		p.followers = nil
+	}
 	// It stays in the queue, and is counted until it comes out of it.
-	return true
+}
+
+// discard stops counting a unit that was withdrawn. The caller holds mu.
+func (in *Intake) discard(u *unit) {
+	for _, p := range u.items {
+		in.release(p)
+	}
 }
 
 // waitForWork blocks until something is queued. It returns false when nothing is
@@ -138,14 +219,14 @@ func (in *Intake) withdraw(p *pending) bool {
 func (in *Intake) waitForWork() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for in.queue.len() == 0 && !in.stopping {
+	for in.queue.empty() && !in.stopping {
 		in.work.Wait()
 	}
-	return in.queue.len() > 0
+	return !in.queue.empty()
 }
 
-// take is the next batch: what waits, as far as it fits. It is empty when
-// nothing waits.
+// take is the next batch: of what waits, tenant by tenant, as much as fits. A
+// unit is never divided. It is empty when nothing waits.
 func (in *Intake) take() []*pending {
 	now := time.Now()
 	id := in.cfg.Clock.Now()
@@ -156,30 +237,42 @@ func (in *Intake) take() []*pending {
 		bytes      int64
 		deliveries int
 	)
-	for in.queue.len() > 0 && len(batch) < in.cfg.BatchEvents {
-		p := in.queue.peek()
-		if p.withdrawn {
-			in.queue.pop()
-			in.release(p)
+	for !in.queue.empty() && len(batch) < in.cfg.BatchEvents {
+		u := in.queue.peek()
+		if u.withdrawn {
+			in.queue.drop()
+			in.discard(u)
 			continue
 		}
-		n := len(p.event.WebhookIDs)
-		if len(batch) > 0 && (bytes+p.size > in.cfg.BatchBytes || deliveries+n > in.cfg.BatchDeliveries) {
+		if len(batch) > 0 && (len(batch)+len(u.items) > in.cfg.BatchEvents ||
+			bytes+u.size > in.cfg.BatchBytes || deliveries+u.deliveries > in.cfg.BatchDeliveries) {
 			break
 		}
-		in.queue.pop()
-		p.queued = false
-		// Ids of one batch sort in the order of submission.
-		p.event.ID = webhook.NewID(id.Add(time.Duration(len(batch)) * idStep))
-		bytes += p.size
-		deliveries += n
-		batch = append(batch, p)
-		in.metrics.waitDuration.Observe(now.Sub(p.at).Seconds())
+		in.queue.pop(in.batchShare(u))
+		u.queued = false
+		bytes += u.size
+		deliveries += u.deliveries
+		for _, p := range u.items {
+			// Ids of one batch sort in the order of taking, which is that of submission
+			// within a tenant.
+			p.event.ID = webhook.NewID(id.Add(time.Duration(len(batch)) * idStep))
+			batch = append(batch, p)
+			in.metrics.waitDuration.Observe(now.Sub(p.at).Seconds())
+		}
 	}
-	if in.queue.len() > 0 {
+	if !in.queue.empty() {
 		in.work.Signal() // for another committer
 	}
 	return batch
+}
+
+// batchShare is how much of a batch u takes: the largest of its parts of the
+// three bounds.
+func (in *Intake) batchShare(u *unit) float64 {
+	return max(
+		float64(len(u.items))/float64(in.cfg.BatchEvents),
+		float64(u.size)/float64(in.cfg.BatchBytes),
+		float64(u.deliveries)/float64(in.cfg.BatchDeliveries))
 }
 
 // idStep is the least distance in time that shows in the order of two ids.
@@ -189,13 +282,19 @@ const idStep = time.Millisecond/4096 + 1
 func (in *Intake) refuseQueued(now time.Time, age time.Duration, reason string, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for in.queue.len() > 0 && now.Sub(in.queue.peek().at) >= age {
-		p := in.queue.pop()
-		if p.withdrawn {
-			in.release(p)
-			continue
-		}
-		p.queued = false
+	for _, u := range in.queue.popOlder(now.Add(-age)) {
+		in.refuseUnit(u, reason, err)
+	}
+}
+
+// refuseUnit answers a unit that has come out of the queue. The caller holds mu.
+func (in *Intake) refuseUnit(u *unit, reason string, err error) {
+	if u.withdrawn {
+		in.discard(u)
+		return
+	}
+	u.queued = false
+	for _, p := range u.items {
 		in.answer(p, outcome{err: err, reason: reason})
 	}
 }
@@ -225,7 +324,9 @@ func (in *Intake) answer(p *pending, o outcome) {
 			in.tell(f, o)
 		default:
 			// What stopped p was p's own fault: f gets a try of its own.
+			f.unit = &unit{share: f.share, at: f.at}
 			in.place(f)
+			in.enqueue(f.unit)
 		}
 	}
 }
@@ -234,7 +335,7 @@ func (in *Intake) answer(p *pending, o outcome) {
 func (in *Intake) tell(p *pending, o outcome) {
 	switch {
 	case o.err != nil:
-		in.metrics.refuse(o.reason)
+		in.metrics.refuse(o.reason, 1)
 	case o.receipt.Replayed:
 		in.metrics.replayed.Inc()
 	}
@@ -243,10 +344,21 @@ func (in *Intake) tell(p *pending, o outcome) {
 	close(p.done)
 }
 
+// count counts p as held in memory. The caller holds mu.
+func (in *Intake) count(p *pending) {
+	in.events++
+	in.bytes += p.size
+	p.share.events++
+	p.share.bytes += p.size
+}
+
 // release stops counting p. The caller holds mu.
 func (in *Intake) release(p *pending) {
 	in.events--
 	in.bytes -= p.size
+	p.share.events--
+	p.share.bytes -= p.size
+	in.dropShare(p.share)
 }
 
 // releaseKey lets others use the key of p. The caller holds mu.
@@ -256,27 +368,8 @@ func (in *Intake) releaseKey(p *pending) {
 	}
 }
 
-// fifo is a queue whose memory is bounded by about twice what it holds.
-type fifo struct {
-	items []*pending
-	head  int
-}
-
-func (q *fifo) len() int        { return len(q.items) - q.head }
-func (q *fifo) peek() *pending  { return q.items[q.head] }
-func (q *fifo) push(p *pending) { q.items = append(q.items, p) }
-
-func (q *fifo) pop() *pending {
-	p := q.items[q.head]
-	q.items[q.head] = nil
-	q.head++
-	switch {
-	case q.head == len(q.items):
-		q.items, q.head = q.items[:0], 0
-	case q.head > 1024 && 2*q.head > len(q.items):
-		n := copy(q.items, q.items[q.head:])
-		clear(q.items[n:])
-		q.items, q.head = q.items[:n], 0
-	}
-	return p
+func (in *Intake) wasWithdrawn(p *pending) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return p.withdrawn
 }

@@ -2,6 +2,7 @@ package intake
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -101,6 +102,13 @@ func (in *Intake) commit(ctx context.Context, s *session, items []*pending, t tr
 				work = append(work, parts...)
 				continue
 			}
+			if len(part) > 1 { // a group
+				v, rest, err = in.commitSound(ctx, s, part, t)
+				if v == verdictDone {
+					unknown = append(unknown, rest...)
+					continue
+				}
+			}
 		}
 		again := false
 		switch v {
@@ -159,27 +167,48 @@ func (in *Intake) settle(ctx context.Context, items []*pending, v verdict, t try
 	return nil
 }
 
-// split divides a batch that failed because of some of its events. One that
-// cannot be divided comes back whole.
+// split divides a batch that failed because of some of its events, but no group.
+// One that cannot be divided comes back whole.
 func split(items []*pending, v verdict) [][]*pending {
-	if len(items) < 2 {
+	units := slices.Collect(byUnit(items))
+	if len(units) < 2 {
 		return [][]*pending{items}
 	}
 	if v == verdictKeyHeld {
 		var keyed, others []*pending
-		for _, p := range items {
-			if p.event.Key != nil {
-				keyed = append(keyed, p)
+		for _, u := range units {
+			if hasKey(u) {
+				keyed = append(keyed, u...)
 			} else {
-				others = append(others, p)
+				others = append(others, u...)
 			}
 		}
 		if len(keyed) > 0 && len(others) > 0 {
 			return [][]*pending{keyed, others} // others come first, from the end
 		}
 	}
-	half := len(items) / 2
-	return [][]*pending{items[half:], items[:half]}
+	half := len(units) / 2
+	return [][]*pending{slices.Concat(units[half:]...), slices.Concat(units[:half]...)}
+}
+
+// byUnit are the neighbours in items that are stored together.
+func byUnit(items []*pending) iter.Seq[[]*pending] {
+	return func(yield func([]*pending) bool) {
+		for len(items) > 0 {
+			n := slices.IndexFunc(items, func(p *pending) bool { return p.unit != items[0].unit })
+			if n < 0 {
+				n = len(items)
+			}
+			if !yield(items[:n:n]) {
+				return
+			}
+			items = items[n:]
+		}
+	}
+}
+
+func hasKey(items []*pending) bool {
+	return slices.ContainsFunc(items, func(p *pending) bool { return p.event.Key != nil })
 }
 
 // commitPart tries one transaction. If it committed, its events are answered
@@ -191,22 +220,18 @@ func (in *Intake) commitPart(ctx context.Context, s *session, items []*pending, 
 	ctx, cancel := context.WithTimeout(ctx, in.limits.commit)
 	defer cancel()
 
-	events := make([]*postgres.NewEvent, len(items))
-	for i, p := range items {
-		events[i] = &p.event
-	}
 	wait := in.limits.keyWait
 	if t == furtherTry {
 		// An earlier try may still be running and hold its own keys.
 		wait = in.limits.commit / 2
 	}
 	begun := time.Now()
-	inserted, err := in.acceptor.Accept(ctx, s.conn, events, wait)
+	inserted, err := in.acceptor.Accept(ctx, s.conn, eventsOf(items), wait)
 	took := time.Since(begun)
 	in.metrics.commitDuration.Observe(took.Seconds())
 	in.metrics.batchEvents.Observe(float64(len(items)))
 	v = s.judge(err)
-	if v == verdictKeyHeld && !slices.ContainsFunc(items, func(p *pending) bool { return p.event.Key != nil }) {
+	if v == verdictKeyHeld && !hasKey(items) {
 		v = verdictFailed // some other lock
 	}
 	in.noteProgress(ctx, v)
@@ -215,6 +240,21 @@ func (in *Intake) commitPart(ctx context.Context, s *session, items []*pending, 
 		return v, nil, err
 	}
 
+	rest, err = in.conclude(ctx, s, items, inserted)
+	return verdictDone, rest, err
+}
+
+func eventsOf(items []*pending) []*postgres.NewEvent {
+	events := make([]*postgres.NewEvent, len(items))
+	for i, p := range items {
+		events[i] = &p.event
+	}
+	return events
+}
+
+// conclude answers the events of a committed transaction, which inserted those
+// with these ids, and returns the ones about which nothing could be found out.
+func (in *Intake) conclude(ctx context.Context, s *session, items []*pending, inserted []webhook.ID) (rest []*pending, err error) {
 	stored := make(map[webhook.ID]bool, len(inserted))
 	for _, id := range inserted {
 		stored[id] = true
@@ -229,7 +269,7 @@ func (in *Intake) commitPart(ctx context.Context, s *session, items []*pending, 
 	if len(rest) > 0 {
 		rest, err = in.explain(ctx, s, rest)
 	}
-	return verdictDone, rest, err
+	return rest, err
 }
 
 // explain answers events that a committed transaction left out: each is stored
@@ -266,7 +306,7 @@ func (in *Intake) explain(ctx context.Context, s *session, items []*pending) (re
 		case !known || key.EventID == p.event.ID:
 			rest = append(rest, p) // what stood in the way has gone since
 		case key.Fingerprint == p.event.Key.Fingerprint:
-			in.finish(p, outcome{receipt: Receipt{ID: key.EventID, WebhookIDs: key.WebhookIDs, Replayed: true}})
+			in.finish(p, outcome{receipt: Receipt{ID: key.EventID, WebhookIDs: key.WebhookIDs, Dropped: key.Dropped, Replayed: true}})
 		default:
 			in.finish(p, outcome{err: errKeyTaken(), reason: reasonMismatch})
 		}
@@ -277,8 +317,12 @@ func (in *Intake) explain(ctx context.Context, s *session, items []*pending) (re
 // stored answers p with its receipt.
 func (in *Intake) stored(p *pending) {
 	in.metrics.accepted.Inc()
-	in.metrics.deliveries.Add(float64(len(p.event.WebhookIDs)))
-	in.finish(p, outcome{receipt: Receipt{ID: p.event.ID, WebhookIDs: p.event.WebhookIDs}})
+	in.metrics.deliveries.Add(float64(len(p.event.WebhookIDs) - len(p.event.Dropped)))
+	var dropped []webhook.ID
+	for _, d := range p.event.Dropped {
+		dropped = append(dropped, d.WebhookID)
+	}
+	in.finish(p, outcome{receipt: Receipt{ID: p.event.ID, WebhookIDs: p.event.WebhookIDs, Dropped: dropped}})
 }
 
 // makePartitions makes up for partitions that nobody made in time, and reports

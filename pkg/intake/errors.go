@@ -25,6 +25,7 @@ var ErrOutcomeUnknown = &webhook.Error{
 
 const (
 	messageFull     = "The service has more events waiting than it can take. Nothing was kept; try again."
+	messageShare    = "The tenant has more events waiting than its share of what the service can take. Nothing was kept; try again."
 	messageStopping = "The service is stopping. Nothing was kept; try again."
 	messageAway     = "The service's database cannot be reached. Nothing was kept; try again."
 	messageTrouble  = "The service's database could not store the event now. Nothing was kept; try again."

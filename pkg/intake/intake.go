@@ -9,10 +9,12 @@
 //   - any other error: they are not, and nothing of them is kept.
 //
 // No event is stored twice by one Submit, whatever breaks: its id is chosen
-// before the first try, and every further try is with the same id.
+// before the first try, and every further try is with the same id. SubmitGroup
+// does the same for several events in one transaction.
 //
 // Batches form by themselves while earlier ones are being committed; nothing
-// waits for a batch to fill. The caller has checked what it submits: package
+// waits for a batch to fill. Tenants take turns in them, and share the buffer
+// when it gets full, so that one that floods it keeps out nobody but itself. The caller has checked what it submits: package
 // intake knows no rules about events, and an event that Postgres refuses fails
 // alone.
 package intake
@@ -53,14 +55,14 @@ type Config struct {
 	Registerer prometheus.Registerer
 
 	// BufferEvents and BufferBytes bound what is held in memory, events that are
-	// being committed included. An event larger than BufferBytes is taken when
+	// being committed included. An event or group larger than that is taken when
 	// there is no other.
 	BufferEvents int
 	BufferBytes  int64
 	// Committers is how many batches are committed at the same time.
 	Committers int
-	// BatchEvents, BatchBytes and BatchDeliveries bound a batch. An event that is
-	// over a bound by itself is committed alone.
+	// BatchEvents, BatchBytes and BatchDeliveries bound a batch. An event or group
+	// that is over a bound by itself is committed alone.
 	BatchEvents     int
 	BatchBytes      int64
 	BatchDeliveries int
@@ -82,13 +84,20 @@ type Item struct {
 	OccurredAt  *time.Time
 	Metadata    map[string]string
 	WebhookIDs  []webhook.ID // may be empty
-	Key         *IdempotencyKey
+	// Dropped are those of WebhookIDs that do not get the event: that is recorded
+	// in the same transaction.
+	Dropped []Dropped
+	Key     *IdempotencyKey
 }
+
+// Dropped is a webhook that a limit keeps from getting an event, and the limit.
+type Dropped = postgres.Dropped
 
 // Receipt says that an event is stored.
 type Receipt struct {
 	ID         webhook.ID
 	WebhookIDs []webhook.ID // its targets
+	Dropped    []webhook.ID // those of them that do not get it
 	// Replayed is true when an earlier submission under the same key stored it.
 	// Then WebhookIDs are the targets chosen at that time.
 	Replayed bool
@@ -143,11 +152,14 @@ type Intake struct {
 	// never held while waiting for anything.
 	mu   sync.Mutex
 	work *sync.Cond // signalled when queue grows or stopping begins
-	// queue is what waits for a committer, oldest first.
-	queue fifo
-	// events and bytes count all that Submit took and has not answered.
+	// queue is what waits for a committer, and numbered how much has been in it.
+	queue    fairQueue
+	numbered uint64
+	// events and bytes count all that Submit took and has not answered, and shares
+	// the same by tenant.
 	events int
 	bytes  int64
+	shares map[string]*share
 	// keys are the unanswered submissions that others with the same key wait for.
 	keys map[postgres.KeyName]*pending
 	// held are keys found held by open transactions elsewhere, until when that is
@@ -182,6 +194,8 @@ func New(cfg Config) *Intake {
 			Notifications: fairqueue.Notifications,
 		}),
 		logger: cfg.Logger,
+		queue:  fairQueue{debts: make(map[string]float64)},
+		shares: make(map[string]*share),
 		keys:   make(map[postgres.KeyName]*pending),
 		held:   make(map[postgres.KeyName]time.Time),
 	}
@@ -202,8 +216,9 @@ func setDefault[T int | int64 | time.Duration](value *T, def T) {
 // Submit stores one event and its deliveries, and returns after COMMIT. Its
 // errors are *webhook.Error:
 //
-//   - CodeUnavailable, at once when the buffer is full or the intake is stopping,
-//     and within about a second when the database is away: nothing is kept;
+//   - CodeUnavailable, at once when the buffer is full, or the tenant's share of
+//     it, or the intake is stopping, and within about a second when the database
+//     is away: nothing is kept;
 //   - ErrOutcomeUnknown, when the database went away during the commit and did
 //     not come back in time, or ctx ended during it;
 //   - CodeInvalid, when the key stands for another event, or Postgres refused the
@@ -211,24 +226,75 @@ func setDefault[T int | int64 | time.Duration](value *T, def T) {
 //   - CodeConflict, when the key is held by an open transaction elsewhere.
 func (in *Intake) Submit(ctx context.Context, item Item) (Receipt, error) {
 	p := newPending(item)
-	if err := in.enter(p); err != nil {
+	items := []*pending{p}
+	if err := in.enter(items); err != nil {
 		return Receipt{}, err
 	}
-	select {
-	case <-p.done:
-		return p.receipt, p.err
-	case <-ctx.Done():
+	o := in.await(ctx, items)[0]
+	return o.Receipt, o.Err
+}
+
+// Outcome is what became of one event of a group: Err as Submit's, and Receipt
+// where it is nil.
+type Outcome struct {
+	Receipt Receipt
+	Err     error
+}
+
+// SubmitGroup stores several events and their deliveries in one transaction, and
+// returns after COMMIT with an outcome for each, in their order. An event that
+// cannot be stored for a reason of its own (CodeInvalid, CodeConflict) fails
+// alone, and the others are stored. Two with the same key are treated as two
+// submissions, the later one waiting for the earlier; so is one whose key another
+// submission is being stored under, and only if that one fails for a reason of
+// its own is the event stored in another transaction than the rest of its group.
+//
+// When there is an error nothing of the group is kept; it is Submit's with
+// CodeUnavailable.
+func (in *Intake) SubmitGroup(ctx context.Context, items []Item) ([]Outcome, error) {
+	if len(items) == 0 {
+		return nil, nil
 	}
-	if in.withdraw(p) {
-		in.metrics.refuse(reasonLeft)
-		return Receipt{}, unavailable("The request ended before its event was stored.")
+	group := make([]*pending, len(items))
+	for i, item := range items {
+		group[i] = newPending(item)
 	}
-	select {
-	case <-p.done:
-		return p.receipt, p.err
-	default:
-		return Receipt{}, ErrOutcomeUnknown
+	if err := in.enter(group); err != nil {
+		return nil, err
 	}
+	return in.await(ctx, group), nil
+}
+
+// await returns what became of items that were entered.
+func (in *Intake) await(ctx context.Context, items []*pending) []Outcome {
+	left := false
+	for _, p := range items {
+		if left {
+			break
+		}
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			in.withdraw(items)
+			left = true
+		}
+	}
+	outcomes := make([]Outcome, len(items))
+	for i, p := range items {
+		select {
+		case <-p.done:
+			outcomes[i] = Outcome{p.receipt, p.err}
+			continue
+		default:
+		}
+		if in.wasWithdrawn(p) {
+			in.metrics.refuse(reasonLeft, 1)
+			outcomes[i].Err = unavailable("The request ended before its event was stored.")
+		} else {
+			outcomes[i].Err = ErrOutcomeUnknown
+		}
+	}
+	return outcomes
 }
 
 // Ready returns nil when an event submitted now would be taken, and otherwise an
@@ -236,8 +302,11 @@ func (in *Intake) Submit(ctx context.Context, item Item) (Receipt, error) {
 func (in *Intake) Ready(context.Context) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if refused := in.refusal(0, time.Now()); refused != nil {
+	if refused := in.refusal(time.Now()); refused != nil {
 		return refused.err
+	}
+	if !in.fits(1, 0) {
+		return unavailable(messageFull)
 	}
 	return nil
 }

@@ -597,7 +597,7 @@ func TestBuffer(t *testing.T) {
 					Payload:    make([]byte, rapid.IntRange(0, 3000).Draw(rt, "payload")),
 					WebhookIDs: make([]webhook.ID, rapid.IntRange(0, 15).Draw(rt, "deliveries")),
 				})
-				if err := in.enter(p); err != nil {
+				if err := in.enter([]*pending{p}); err != nil {
 					rt.Fatal(err)
 				}
 				order = append(order, p)
@@ -605,7 +605,7 @@ func TestBuffer(t *testing.T) {
 			for _, p := range order {
 				if !rapid.Bool().Draw(rt, "leaves") {
 					waiting = append(waiting, p)
-				} else if !in.withdraw(p) {
+				} else if in.withdraw([]*pending{p}); !p.withdrawn {
 					rt.Fatal("could not withdraw")
 				}
 			}

@@ -5,6 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // Why an event was not stored: the closed set of the metric's reasons.
 const (
 	reasonFull     = "full"     // the buffer had no room
+	reasonShare    = "share"    // the tenant held more of the buffer than its share
 	reasonStopping = "stopping" // the process is stopping
 	reasonAway     = "away"     // no connection to the database
 	reasonStalled  = "stalled"  // commits took too long
@@ -18,7 +19,7 @@ const (
 
 func reasons() []string {
 	return []string{
-		reasonFull, reasonStopping, reasonAway, reasonStalled, reasonFailed,
+		reasonFull, reasonShare, reasonStopping, reasonAway, reasonStalled, reasonFailed,
 		reasonInvalid, reasonMismatch, reasonConflict, reasonUnknown, reasonLeft,
 	}
 }
@@ -89,4 +90,6 @@ func newMetrics(reg prometheus.Registerer, in *Intake) *metrics {
 	return m
 }
 
-func (m *metrics) refuse(reason string) { m.refused.WithLabelValues(reason).Inc() }
+func (m *metrics) refuse(reason string, events int) {
+	m.refused.WithLabelValues(reason).Add(float64(events))
+}

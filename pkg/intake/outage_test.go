@@ -44,6 +44,7 @@ type proxy struct {
 
 	mu    sync.Mutex
 	fault fault
+	on    []byte // what the request has; nil: marker
 	dead  bool
 	conns []net.Conn
 }
@@ -111,11 +112,22 @@ func (p *proxy) arm(f fault) {
 	p.fault = f
 }
 
+// armCommit has the fault happen to the next COMMIT that is a request by itself.
+func (p *proxy) armCommit(f fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fault, p.on = f, []byte("commit\x00")
+}
+
 // strike returns the fault to commit on a request, once.
 func (p *proxy) strike(request []byte) fault {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.fault == faultNone || !bytes.Contains(request, []byte(marker)) {
+	on := p.on
+	if on == nil {
+		on = []byte(marker)
+	}
+	if p.fault == faultNone || !bytes.Contains(request, on) {
 		return faultNone
 	}
 	f := p.fault
