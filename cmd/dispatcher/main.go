@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -78,6 +79,7 @@ func (c *config) register(s *daemon.Settings) {
 	c.Register(s)
 	s.Required("database-url", "encryption-key")
 	s.String(&c.Listen, "listen", ":8081", "address to serve health and metrics on")
+	s.Check("listen", daemon.CheckListen(&c.Listen))
 	s.Secret(&c.EncryptionKey, "encryption-key", "base64 of the 32 bytes that seal secrets at rest, the same for all processes; make one with: openssl rand -base64 32")
 	s.Check("encryption-key", func() (err error) {
 		c.key, err = seal.ParseKey(c.EncryptionKey.Reveal())
@@ -116,33 +118,49 @@ func run(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	dispatcher, err := dispatch.New(ctx, dispatch.Config{
-		DatabaseURL: cfg.DatabaseURL.Reveal(),
-		ListenURL:   cfg.DirectDatabaseURL().Reveal(),
-		Instance:    instance,
-		Version:     daemon.Version(),
-		Workers:     cfg.Workers,
-		Drain:       cfg.DrainTimeout,
-		Guard:       guard,
-		Box:         seal.New(cfg.key),
-		Logger:      logger,
-		Registerer:  registry,
-	})
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil // told to stop before it had begun
-		}
-		return err
-	}
-
+	// The dispatcher itself waits for the database; probes are answered meanwhile.
+	var started atomic.Pointer[dispatch.Dispatcher]
 	health := daemon.NewHealth()
-	health.Add("database", dispatcher.Check)
-	health.Add("deliveries", dispatcher.Working)
+	health.Add("database", func(ctx context.Context) error {
+		if d := started.Load(); d != nil {
+			return d.Check(ctx)
+		}
+		return daemon.NotReady("not reached yet")
+	})
+	health.Add("deliveries", func(ctx context.Context) error {
+		if d := started.Load(); d != nil {
+			return d.Working(ctx)
+		}
+		return daemon.NotReady("not started")
+	})
 
 	stages := daemon.NewStages(logger, cfg.ShutdownTimeout)
 	stages.AddDrained("health", daemon.Serve(daemon.NewHTTPServer(health.Handler(registry), logger), listener))
-	dispatcher.Add(stages)
+	stages.Add("dispatcher", func(ctx context.Context) error {
+		d, err := dispatch.New(ctx, dispatch.Config{
+			DatabaseURL: cfg.DatabaseURL.Reveal(),
+			ListenURL:   cfg.DirectDatabaseURL().Reveal(),
+			Instance:    instance,
+			Version:     daemon.Version(),
+			Workers:     cfg.Workers,
+			Drain:       cfg.DrainTimeout,
+			Guard:       guard,
+			Box:         seal.New(cfg.key),
+			Logger:      logger,
+			Registerer:  registry,
+		})
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil // told to stop before it had begun
+			}
+			return err
+		}
+		started.Store(d)
+		logger.Info("dispatcher started", "listen", listener.Addr().String(), "workers", cfg.Workers)
+		parts := daemon.NewStages(logger, cfg.ShutdownTimeout)
+		d.Add(parts)
+		return parts.Run(ctx)
+	})
 	stages.AddDrained("readiness", health.Withdraw(0))
-	logger.Info("dispatcher started", "listen", listener.Addr().String(), "workers", cfg.Workers)
 	return stages.Run(ctx)
 }

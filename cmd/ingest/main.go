@@ -8,13 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/fairhook/fairhook/pkg/api"
@@ -23,8 +26,10 @@ import (
 	"github.com/fairhook/fairhook/pkg/egress"
 	"github.com/fairhook/fairhook/pkg/ingest"
 	"github.com/fairhook/fairhook/pkg/intake"
+	"github.com/fairhook/fairhook/pkg/limit"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/seal"
+	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
 func main() {
@@ -33,8 +38,8 @@ func main() {
 
 // otherConnections is how many database connections ingest needs besides those
 // of its committers: for configuration that is not in memory, for management
-// and queries, for the clock and for readiness.
-const otherConnections = 2
+// and queries, for limits, for the clock and for readiness.
+const otherConnections = 3
 
 // maxBodyBytes is the largest limit for bodies that may be chosen: a body is
 // held in memory, and a Postgres value may not be much larger.
@@ -49,12 +54,28 @@ type config struct {
 	EncryptionKey daemon.SecretString
 	// BootstrapKey is the API key that may do everything.
 	BootstrapKey daemon.SecretString
+	// TrustedProxies are the proxies whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
 	// AllowPrivate are private networks that webhooks may reach.
 	AllowPrivate []netip.Prefix
 	// RequireHTTPS refuses webhooks with http URLs.
 	RequireHTTPS bool
 	// MaxBodyBytes is the largest request body.
 	MaxBodyBytes int64
+	// MaxBatchItems and MaxBatchBytes bound a batch of events.
+	MaxBatchItems int
+	MaxBatchBytes int64
+	// MaxJSONDepth and MaxJSONKeys bound the structure of an event's JSON.
+	MaxJSONDepth, MaxJSONKeys int
+	// AcceptPerSecond and TenantAcceptPerSecond limit the events accepted by all
+	// copies together; 0: no limit.
+	AcceptPerSecond, TenantAcceptPerSecond int
+	// AdaptiveCommit, AdaptiveWait and AdaptiveFloor are how slow the database may
+	// be before this copy takes fewer events, and how many it takes at least.
+	AdaptiveCommit, AdaptiveWait time.Duration
+	AdaptiveFloor                int
+	// StrictEventTypes refuses events of types that are not declared.
+	StrictEventTypes bool
 	// RequestTimeout is how long a request may take.
 	RequestTimeout time.Duration
 	// BufferEvents and BufferBytes bound the events that wait to be committed.
@@ -74,7 +95,7 @@ type config struct {
 const about = `The REST API: accepts events, manages webhooks, answers queries. It keeps no state
 of its own: any number of copies share one database, behind any balancer.
 
-Serves /v1, /livez, /readyz and /metrics on --listen.
+Serves /v1, /openapi.json, /docs, /livez, /readyz and /metrics on --listen.
 
 SIGTERM turns readiness off, answers the requests under way once their events are
 committed, and stops; a second signal stops at once. Exit codes: 0 stopped in
@@ -103,6 +124,7 @@ func (c *config) register(s *daemon.Settings) {
 	c.Register(s)
 	s.Required("database-url", "encryption-key")
 	s.String(&c.Listen, "listen", ":8080", "address to serve the API, health and metrics on")
+	s.Check("listen", daemon.CheckListen(&c.Listen))
 	s.Secret(&c.EncryptionKey, "encryption-key", "base64 of the 32 bytes that seal secrets at rest, the same for all processes; make one with: openssl rand -base64 32")
 	s.Check("encryption-key", func() (err error) {
 		if !c.EncryptionKey.IsSet() {
@@ -111,12 +133,22 @@ func (c *config) register(s *daemon.Settings) {
 		c.key, err = seal.ParseKey(c.EncryptionKey.Reveal())
 		return err
 	})
-	s.Secret(&c.BootstrapKey, "bootstrap-key", "an API key that may do everything; without it every call is refused")
+	s.Secret(&c.BootstrapKey, "bootstrap-key", "an API key that may do everything, for first use; without it only keys in the database are accepted")
+	s.Prefixes(&c.TrustedProxies, "trusted-proxies", nil, "networks of the proxies in front, whose X-Forwarded-For is believed; without any, clients are who they connect as")
 	s.Prefixes(&c.AllowPrivate, "allow-private-targets", nil, "private networks that webhooks may reach, such as 10.1.0.0/16")
 	s.Bool(&c.RequireHTTPS, "require-https", false, "refuse webhooks with http URLs")
 
 	s.Int64(&c.MaxBodyBytes, "max-body-bytes", ingest.DefaultMaxBodyBytes, "largest request body, in bytes")
 	s.Check("max-body-bytes", func() error { return within(c.MaxBodyBytes, 1024, maxBodyBytes) })
+	s.Int(&c.MaxBatchItems, "max-batch-items", ingest.DefaultMaxBatchItems, "events that one batch may have")
+	s.Check("max-batch-items", func() error { return within(c.MaxBatchItems, 1, 10_000) })
+	s.Int64(&c.MaxBatchBytes, "max-batch-bytes", ingest.DefaultMaxBatchBytes, "largest body of a batch of events, in bytes")
+	s.Check("max-batch-bytes", func() error { return within(c.MaxBatchBytes, 1024, maxBodyBytes) })
+	s.Int(&c.MaxJSONDepth, "max-json-depth", ingest.DefaultMaxJSONDepth, "how deep an event's JSON may be nested, the body it comes in included")
+	s.Check("max-json-depth", func() error { return within(c.MaxJSONDepth, 2, 10_000) })
+	s.Int(&c.MaxJSONKeys, "max-json-keys", ingest.DefaultMaxJSONKeys, "keys that all objects of an event's JSON may have together")
+	s.Check("max-json-keys", func() error { return within(c.MaxJSONKeys, 10, 1<<24) })
+	s.Bool(&c.StrictEventTypes, "strict-event-types", false, "refuse events of types that are not declared at /v1/event-types")
 	s.Duration(&c.RequestTimeout, "request-timeout", ingest.DefaultRequestTimeout, "how long a request may take, the reading of its body included")
 	s.Check("request-timeout", positive(&c.RequestTimeout))
 
@@ -126,6 +158,16 @@ func (c *config) register(s *daemon.Settings) {
 	s.Check("buffer-bytes", func() error { return within(c.BufferBytes, 1<<20, 1<<40) })
 	s.Int(&c.Committers, "committers", intake.DefaultCommitters, "batches of events that are committed at the same time, each on its own connection")
 	s.Check("committers", func() error { return within(c.Committers, 1, 64) })
+	s.Int(&c.AcceptPerSecond, "accept-per-second", 0, "events a second that all copies together accept, which must be set alike for all; 0: any number")
+	s.Check("accept-per-second", func() error { return within(c.AcceptPerSecond, 0, webhook.MaxAcceptPerSecond) })
+	s.Int(&c.TenantAcceptPerSecond, "tenant-accept-per-second", 0, "events a second that all copies together accept for each tenant, set alike for all; 0: any number")
+	s.Check("tenant-accept-per-second", func() error { return within(c.TenantAcceptPerSecond, 0, webhook.MaxAcceptPerSecond) })
+	s.Duration(&c.AdaptiveCommit, "adaptive-commit-time", limit.DefaultMaxCommit, "how long commits may take on average before fewer events are taken")
+	s.Check("adaptive-commit-time", positive(&c.AdaptiveCommit))
+	s.Duration(&c.AdaptiveWait, "adaptive-wait", limit.DefaultMaxWait, "how long events may wait to be committed on average before fewer are taken")
+	s.Check("adaptive-wait", positive(&c.AdaptiveWait))
+	s.Int(&c.AdaptiveFloor, "adaptive-floor", limit.DefaultMinRate, "events a second that are taken however slow commits are")
+	s.Check("adaptive-floor", func() error { return within(c.AdaptiveFloor, 1, webhook.MaxAcceptPerSecond) })
 	s.Int(&c.DatabaseConnections, "database-connections", 10, "connections to the database, at most, besides the one that listens")
 	s.Check("database-connections", func() error {
 		if low := c.Committers + otherConnections; c.DatabaseConnections < low {
@@ -164,7 +206,7 @@ func run(ctx context.Context, cfg config, logs io.Writer) error {
 	logger, _ := cfg.NewLogger(logs, string(postgres.RoleIngest), daemon.NewInstanceID())
 	registry := daemon.NewRegistry()
 	if !cfg.BootstrapKey.IsSet() {
-		logger.Warn("no API key is configured, so every call will be refused: set --bootstrap-key (FAIRHOOK_BOOTSTRAP_KEY)")
+		logger.Info("no API key is configured, so only keys in the database are accepted: for the first one set --bootstrap-key (FAIRHOOK_BOOTSTRAP_KEY)")
 	}
 
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -180,68 +222,135 @@ func run(ctx context.Context, cfg config, logs io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("parse the listen database URL: %w", err)
 	}
-	pool, err := postgres.Open(ctx, cfg.DatabaseURL.Reveal(), "fairhook-ingest", int32(cfg.DatabaseConnections))
+	// Committers have connections of their own: reads that take long must not keep
+	// events from being stored. One is for finding out what became of a batch.
+	commitConns := cfg.Committers + 1
+	commitPool, err := postgres.Open(ctx, cfg.DatabaseURL.Reveal(), "fairhook-intake", int32(commitConns))
 	if err != nil {
 		return err
 	}
-	defer pool.Close() // the last stage has closed it already, unless there was no first
-	if err := postgres.Await(ctx, pool, logger); err != nil {
-		if ctx.Err() != nil {
-			return nil // told to stop before it had begun
+	defer commitPool.Close()
+	pool, err := postgres.Open(ctx, cfg.DatabaseURL.Reveal(), "fairhook-ingest", int32(cfg.DatabaseConnections-commitConns))
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+
+	// The rest waits for the database; probes are answered meanwhile, and
+	// everything else is told to come again.
+	var buffer atomic.Pointer[intake.Intake]
+	health := newHealth(pool, &buffer)
+	front := ingest.NewFront(health.Livez(), health.Readyz(), daemon.MetricsHandler(registry), cfg.RequestTimeout, logger)
+
+	stages := daemon.NewStages(logger, cfg.ShutdownTimeout)
+	stages.Add("ingest", func(ctx context.Context) error {
+		if err := prepare(ctx, pool, logger); err != nil {
+			if ctx.Err() != nil {
+				return nil // told to stop before it had begun
+			}
+			return err
 		}
+		return serve(ctx, cfg, parts{
+			pool: pool, commitPool: commitPool, listen: listen, guard: guard, health: health, front: front, buffer: &buffer,
+			address: listener.Addr().String(),
+			logger:  logger, registry: registry,
+		})
+	})
+	stages.AddDrained("http", daemon.Serve(front.HTTPServer(), listener))
+	stages.AddDrained("readiness", health.Withdraw(cfg.ShutdownDelay))
+	return stages.Run(ctx)
+}
+
+// prepare waits for the database and makes sure that there is somewhere to store
+// events.
+func prepare(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error {
+	if err := postgres.Await(ctx, pool, logger); err != nil {
 		return err
 	}
-	if _, err := postgres.EnsurePartitions(ctx, pool, 1); err != nil {
-		return err
-	}
+	_, err := postgres.EnsurePartitions(ctx, pool, 1)
+	return err
+}
+
+// parts are what run has made by the time that the database answers.
+type parts struct {
+	pool, commitPool *pgxpool.Pool
+
+	listen   *pgx.ConnConfig
+	guard    *egress.Guard
+	health   *daemon.Health
+	front    *ingest.Front
+	address  string // of the listener
+	buffer   *atomic.Pointer[intake.Intake]
+	logger   *slog.Logger
+	registry *prometheus.Registry
+}
+
+// serve opens the front and runs what is behind it until ctx ends.
+func serve(ctx context.Context, cfg config, p parts) error {
+	pool, logger, registry := p.pool, p.logger, p.registry
 	clock, err := postgres.NewClock(ctx, pool)
 	if err != nil {
 		return err
 	}
 
-	cat := catalog.New(catalog.Config{Pool: pool, Listen: listen, Logger: logger, Registerer: registry})
+	box := seal.New(cfg.key)
+	cat := catalog.New(catalog.Config{Pool: pool, Listen: p.listen, KeyBox: box, Logger: logger, Registerer: registry})
+	keyUse := ingest.NewKeyUse(pool, clock, logger)
 	buffer := intake.New(intake.Config{
-		Pool: pool, Clock: clock, Logger: logger, Registerer: registry,
+		Pool: p.commitPool, Clock: clock, Logger: logger, Registerer: registry,
 		BufferEvents: cfg.BufferEvents, BufferBytes: cfg.BufferBytes, Committers: cfg.Committers,
 	})
-	health := newHealth(pool, buffer)
+	limits := ingest.NewLimits(ingest.LimitsConfig{
+		Pool: pool, Intake: buffer,
+		AcceptPerSecond: float64(cfg.AcceptPerSecond), TenantAcceptPerSecond: float64(cfg.TenantAcceptPerSecond),
+		AdaptiveCommit: cfg.AdaptiveCommit, AdaptiveWait: cfg.AdaptiveWait, AdaptiveFloor: float64(cfg.AdaptiveFloor),
+		Logger: logger, Registerer: registry,
+	})
 	server, err := ingest.New(ingest.Config{
 		Catalog: cat,
 		Intake:  buffer,
 		API: api.New(api.Config{
-			Pool: pool, Clock: clock, Box: seal.New(cfg.key), Guard: guard, Catalog: cat, MaxBodyBytes: cfg.MaxBodyBytes,
+			Pool: pool, Clock: clock, Box: box, Guard: p.guard, Catalog: cat, MaxBodyBytes: cfg.MaxBodyBytes,
 		}),
 		Clock:          clock,
-		Livez:          health.Livez(),
-		Readyz:         health.Readyz(),
+		Livez:          p.health.Livez(),
+		Readyz:         p.health.Readyz(),
 		Metrics:        daemon.MetricsHandler(registry),
 		BootstrapKey:   cfg.BootstrapKey.Reveal(),
+		KeyUse:         keyUse,
+		TrustedProxies: cfg.TrustedProxies,
 		MaxBodyBytes:   cfg.MaxBodyBytes,
+		MaxBatchItems:  cfg.MaxBatchItems,
+		MaxBatchBytes:  cfg.MaxBatchBytes,
 		RequestTimeout: cfg.RequestTimeout,
-		Logger:         logger,
-		Registerer:     registry,
+
+		MaxJSONDepth:     cfg.MaxJSONDepth,
+		MaxJSONKeys:      cfg.MaxJSONKeys,
+		Limits:           limits,
+		StrictEventTypes: cfg.StrictEventTypes,
+
+		Logger:     logger,
+		Registerer: registry,
 	})
 	if err != nil {
 		return err
 	}
 
+	p.buffer.Store(buffer)
+	p.front.Open(server)
+	logger.Info("ingest started", "listen", p.address)
+
 	stages := daemon.NewStages(logger, cfg.ShutdownTimeout)
-	stages.Add("database", func(ctx context.Context) error {
-		<-ctx.Done()
-		pool.Close()
-		return nil
-	})
 	stages.Add("clock", clock.Run)
 	stages.Add("catalog", cat.Run)
+	stages.Add("key use", keyUse.Run)
+	stages.Add("limits", limits.Run)
 	stages.Add("intake", buffer.Run)
-	stages.AddDrained("http", daemon.Serve(server.HTTPServer(), listener))
-	stages.AddDrained("readiness", health.Withdraw(cfg.ShutdownDelay))
-	logger.Info("ingest started", "listen", listener.Addr().String())
 	return stages.Run(ctx)
 }
 
 // newHealth says what ingest needs to be ready.
-func newHealth(pool *pgxpool.Pool, buffer *intake.Intake) *daemon.Health {
+func newHealth(pool *pgxpool.Pool, buffer *atomic.Pointer[intake.Intake]) *daemon.Health {
 	health := daemon.NewHealth()
 	health.Add("database", pool.Ping)
 	health.Add("schema", func(ctx context.Context) error {
@@ -252,7 +361,11 @@ func newHealth(pool *pgxpool.Pool, buffer *intake.Intake) *daemon.Health {
 		return daemon.NotReady("not the one that this build needs: run \"migrate status\"")
 	})
 	health.Add("buffer", func(ctx context.Context) error {
-		if err := buffer.Ready(ctx); err != nil {
+		b := buffer.Load()
+		if b == nil {
+			return daemon.NotReady("not started")
+		}
+		if err := b.Ready(ctx); err != nil {
 			return daemon.NotReady(err.Error())
 		}
 		return nil

@@ -173,7 +173,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-func TestWarnsWhenNoKeyIsConfigured(t *testing.T) {
+func TestSaysSoWhenNoKeyIsConfigured(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	p := start(t, append(settings(db), "--bootstrap-key=")...)
@@ -181,7 +181,7 @@ func TestWarnsWhenNoKeyIsConfigured(t *testing.T) {
 		t.Errorf("answered %d, %v", status, err)
 	}
 	line := <-p.logs
-	if line["level"] != "WARN" || !strings.Contains(line["msg"].(string), "FAIRHOOK_BOOTSTRAP_KEY") {
+	if line["level"] != "INFO" || !strings.Contains(line["msg"].(string), "FAIRHOOK_BOOTSTRAP_KEY") {
 		t.Errorf("the first log line is %v", line)
 	}
 	p.cancel()
@@ -227,7 +227,8 @@ func TestReportsAllConfigurationProblemsAtOnce(t *testing.T) {
 	cmd := newCommand()
 	cmd.SetArgs([]string{
 		"--encryption-key=short", "--max-body-bytes=10", "--request-timeout=0s", "--buffer-events=0", "--buffer-bytes=5",
-		"--committers=9", "--database-connections=10", "--shutdown-delay=1m", "--allow-private-targets=nonsense", "--log-level=loud",
+		"--committers=9", "--database-connections=10", "--shutdown-delay=1m", "--allow-private-targets=nonsense", "--log-level=loud", "--listen=8080",
+		"--max-json-depth=1", "--max-json-keys=1",
 	})
 	var config *daemon.ConfigError
 	err := cmd.ExecuteContext(t.Context())
@@ -243,7 +244,8 @@ func TestReportsAllConfigurationProblemsAtOnce(t *testing.T) {
 	}
 	want := []string{
 		"--database-url", "--encryption-key", "--max-body-bytes", "--request-timeout", "--buffer-events", "--buffer-bytes",
-		"--database-connections", "--shutdown-timeout", "--allow-private-targets", "--log-level",
+		"--database-connections", "--shutdown-timeout", "--allow-private-targets", "--log-level", "--listen",
+		"--max-json-depth", "--max-json-keys",
 	}
 	for _, flag := range want {
 		if !got[flag] {

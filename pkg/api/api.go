@@ -1,5 +1,5 @@
 // Package api is the REST API's management and query routes: webhooks with their
-// secrets, and what became of events. The routes that submit events, and all
+// secrets, event types, and what became of events. The routes that submit events, and all
 // that surrounds a route (keys, limits, problem documents), belong to package
 // ingest.
 //
@@ -63,19 +63,32 @@ func New(cfg Config) *API {
 	return a
 }
 
-// Register adds the routes to e. Who may call them is for middleware to decide.
+// Register adds the routes to e. Which scope a route needs is for middleware to
+// decide, which also says who calls (SetPrincipal); the routes see to it that no
+// one gets at another tenant's things.
 func (a *API) Register(e *echo.Echo) {
-	e.GET("/v1/events/:id", a.getEvent)
-	e.GET("/v1/events/:id/attempts", a.listAttempts)
+	e.GET("/v1/events/:id", a.getEvent, a.ownEvent)
+	e.GET("/v1/events/:id/attempts", a.listAttempts, a.ownEvent)
 
 	e.POST("/v1/webhooks", a.createWebhook)
 	e.GET("/v1/webhooks", a.listWebhooks)
-	e.GET("/v1/webhooks/:id", a.getWebhook)
-	e.PATCH("/v1/webhooks/:id", a.updateWebhook)
-	e.DELETE("/v1/webhooks/:id", a.deleteWebhook)
-	e.POST("/v1/webhooks/:id/pause", a.pauseWebhook)
-	e.POST("/v1/webhooks/:id/resume", a.resumeWebhook)
-	e.GET("/v1/webhooks/:id/secrets", a.listSecrets)
+	e.GET("/v1/webhooks/:id", a.getWebhook, a.ownWebhook)
+	e.PATCH("/v1/webhooks/:id", a.updateWebhook, a.ownWebhook)
+	e.DELETE("/v1/webhooks/:id", a.deleteWebhook, a.ownWebhook)
+	e.POST("/v1/webhooks/:id/pause", a.pauseWebhook, a.ownWebhook)
+	e.POST("/v1/webhooks/:id/resume", a.resumeWebhook, a.ownWebhook)
+	e.GET("/v1/webhooks/:id/secrets", a.listSecrets, a.ownWebhook)
+
+	e.PUT("/v1/event-types/:name", a.putEventType)
+	e.GET("/v1/event-types", a.listEventTypes)
+	e.GET("/v1/event-types/:name", a.getEventType)
+	e.DELETE("/v1/event-types/:name", a.deleteEventType)
+
+	e.POST("/v1/keys", a.createKey)
+	e.GET("/v1/keys", a.listKeys)
+	e.GET("/v1/keys/:id", a.getKey)
+	e.DELETE("/v1/keys/:id", a.revokeKey)
+	e.POST("/v1/keys/:id/secrets", a.rotateKeySecret)
 }
 
 // withConn lends f a connection.

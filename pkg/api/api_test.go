@@ -16,6 +16,7 @@ import (
 
 	"github.com/fairhook/fairhook/pkg/api"
 	"github.com/fairhook/fairhook/pkg/egress"
+	"github.com/fairhook/fairhook/pkg/openapi/openapitest"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/postgres/pgtest"
 	"github.com/fairhook/fairhook/pkg/seal"
@@ -41,6 +42,16 @@ func setup(t *testing.T) *testBundle {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.echo.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			p, said := c.Request().Context().Value(principalKey{}).(webhook.Principal)
+			if !said {
+				p = webhook.Principal{Scopes: []webhook.Scope{webhook.ScopeAdmin}}
+			}
+			api.SetPrincipal(c, p)
+			return next(c)
+		}
+	})
 	b.echo.HTTPErrorHandler = func(err error, c echo.Context) {
 		*c.Request().Context().Value(errorKey{}).(*error) = err
 	}
@@ -48,7 +59,10 @@ func setup(t *testing.T) *testBundle {
 	return b
 }
 
-type errorKey struct{}
+type (
+	errorKey     struct{}
+	principalKey struct{} // the principal of a request; without one: an admin of all tenants
+)
 
 // call makes a request. body is a JSON text, or empty for none.
 func (b *testBundle) call(t *testing.T, method, target, body string) (*httptest.ResponseRecorder, error) {
@@ -58,7 +72,20 @@ func (b *testBundle) call(t *testing.T, method, target, body string) (*httptest.
 	r = r.WithContext(context.WithValue(t.Context(), errorKey{}, &failed))
 	recorder := httptest.NewRecorder()
 	b.echo.ServeHTTP(recorder, r)
+	if failed == nil {
+		checkContract(t, r, body, recorder)
+	}
 	return recorder, failed
+}
+
+// checkContract checks an exchange that went well against the OpenAPI document.
+func checkContract(t *testing.T, r *http.Request, body string, recorder *httptest.ResponseRecorder) {
+	t.Helper()
+	header := recorder.Header().Clone()
+	header.Set("X-Request-Id", "test") // package ingest would
+	for _, fault := range openapitest.Load().Check(r, []byte(body), recorder.Code, header, recorder.Body.Bytes()) {
+		t.Errorf("against the OpenAPI document: %s", fault)
+	}
 }
 
 // must makes a request that answers with this status, and decodes the answer.

@@ -16,20 +16,33 @@ import (
 const (
 	webhookCursorKind = 'w'
 	attemptCursorKind = 'a'
+	nameCursorKind    = 'n'
+	keyCursorKind     = 'k'
 )
 
 var errBadCursor = badQuery(parameterFault("cursor", "must be a next_cursor from an earlier page of this list"))
 
-func encodeWebhookCursor(id webhook.ID) string {
-	return base64.RawURLEncoding.EncodeToString(append([]byte{webhookCursorKind}, id[:]...))
+func encodeWebhookCursor(id webhook.ID) string { return encodeIDCursor(webhookCursorKind, id) }
+
+func decodeWebhookCursor(text string) (webhook.ID, error) {
+	return decodeIDCursor(webhookCursorKind, text)
 }
 
-func decodeWebhookCursor(text string) (id webhook.ID, err error) {
+func encodeKeyCursor(id webhook.ID) string { return encodeIDCursor(keyCursorKind, id) }
+
+func decodeKeyCursor(text string) (webhook.ID, error) { return decodeIDCursor(keyCursorKind, text) }
+
+// encodeIDCursor is the cursor of a list in the order of ids.
+func encodeIDCursor(kind byte, id webhook.ID) string {
+	return base64.RawURLEncoding.EncodeToString(append([]byte{kind}, id[:]...))
+}
+
+func decodeIDCursor(kind byte, text string) (id webhook.ID, err error) {
 	if text == "" {
 		return id, nil
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(raw) != 1+len(id) || raw[0] != webhookCursorKind {
+	if err != nil || len(raw) != 1+len(id) || raw[0] != kind {
 		return id, errBadCursor
 	}
 	copy(id[:], raw[1:])
@@ -56,4 +69,20 @@ func decodeAttemptCursor(text string) (*postgres.AttemptPosition, error) {
 	}
 	copy(p.ID[:], raw[9:])
 	return p, nil
+}
+
+// encodeNameCursor is the cursor of a list in the order of event types' names.
+func encodeNameCursor(name string) string {
+	return base64.RawURLEncoding.EncodeToString(append([]byte{nameCursorKind}, name...))
+}
+
+func decodeNameCursor(text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || len(raw) < 2 || raw[0] != nameCursorKind || webhook.CheckEventType(string(raw[1:])) != "" {
+		return "", errBadCursor
+	}
+	return string(raw[1:]), nil
 }

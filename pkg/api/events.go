@@ -6,10 +6,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"mime"
 	"net/http"
 	"slices"
-	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
@@ -95,13 +94,9 @@ func (a *API) viewEvent(ctx context.Context, id webhook.ID) (*webhook.EventView,
 
 // isJSON reports whether a payload can stand in a JSON document as it is.
 func isJSON(contentType string, payload []byte) bool {
-	mediaType, _, err := mime.ParseMediaType(contentType)
-	if err != nil || mediaType != webhook.ContentTypeJSON && !strings.HasSuffix(mediaType, "+json") {
-		return false
-	}
 	// encoding/json takes strings for valid that are not UTF-8; a reader of the
 	// whole document might not.
-	return utf8.Valid(payload) && json.Valid(payload)
+	return webhook.IsJSON(contentType) && utf8.Valid(payload) && json.Valid(payload)
 }
 
 // deliveries tells where each delivery of an event stands: those chosen at its
@@ -148,6 +143,8 @@ func deliveries(
 		}
 		job, isLive := jobs[id]
 		switch {
+		case isLive && attempted && endedBy(job, attempt):
+			// Its end is on record, and its job is about to go.
 		case isLive && isInactive[id] && job.Status != webhook.StatusDelivering:
 			d.Status = webhook.StatusParked
 		case isLive:
@@ -165,6 +162,13 @@ func deliveries(
 		all = append(all, d)
 	}
 	return all
+}
+
+// endedBy reports whether a job that is being worked has been ended by an attempt:
+// the attempt's row is committed first, and the job goes a moment later.
+func endedBy(job fairqueue.LiveDelivery, attempt postgres.LastAttempt) bool {
+	return job.Status == webhook.StatusDelivering && attempt.Status.Terminal() &&
+		job.FetchedAt != nil && !attempt.ID.Time().Before(job.FetchedAt.Truncate(time.Millisecond))
 }
 
 // encodeEvent writes an event with its payload's bytes as they are.

@@ -60,6 +60,7 @@ func setJob(t *testing.T, b *testBundle, event, hook webhook.ID, state string, a
 	sql, args := `DELETE FROM fairhook.river_job WHERE unique_key = $1`, []any{slices.Concat(event[:], hook[:])}
 	if state != "" {
 		sql = `UPDATE fairhook.river_job SET state = $2::text::fairhook.river_job_state, attempt = $3::int, scheduled_at = $4,
+			attempted_at = clock_timestamp(),
 			metadata = jsonb_build_object('` + fairqueue.MetadataRequests + `', $3::int) WHERE unique_key = $1`
 		args = append(args, state, attempt, due)
 	}
@@ -75,7 +76,7 @@ func TestGetEvent(t *testing.T) {
 
 	t.Run("TellsWhereEachDeliveryStands", func(t *testing.T) {
 		t.Parallel()
-		names := []string{"pending", "delivering", "retrying", "delivered", "exhausted", "parked", "replayed", "removed"}
+		names := []string{"pending", "delivering", "retrying", "delivered", "exhausted", "parked", "replayed", "removed", "going", "again"}
 		hooks := map[string]webhook.ID{}
 		var ids []webhook.ID
 		for _, name := range names {
@@ -101,6 +102,16 @@ func TestGetEvent(t *testing.T) {
 		attempt("replayed", 1, webhook.ReasonDelivered, webhook.StatusDelivered, 200)
 		setJob(t, b, event, hooks["replayed"], "scheduled", 0, due)
 		setJob(t, b, event, hooks["removed"], "", 0, due)
+		// The end is on record, and the job not gone yet.
+		setJob(t, b, event, hooks["going"], "running", 0, due)
+		attempt("going", 1, webhook.ReasonDelivered, webhook.StatusDelivered, 200)
+		// A replay is being sent: the end on record is that of the time before.
+		code := 200
+		record(t, b, webhook.Attempt{
+			ID: webhook.NewID(time.Now().Add(-time.Minute)), EventID: event, WebhookID: hooks["again"],
+			Number: 1, Reason: webhook.ReasonDelivered, Status: webhook.StatusDelivered, StatusCode: &code,
+		})
+		setJob(t, b, event, hooks["again"], "running", 0, due)
 
 		view, _ := must[webhook.EventView](t, b, http.StatusOK, "GET", "/v1/events/"+event.String(), "")
 		var got []string
@@ -129,6 +140,8 @@ func TestGetEvent(t *testing.T) {
 			"parked: parked after 0",
 			"replayed: pending after 1, delivered 200, next",
 			"removed: cancelled after 0",
+			"going: delivered after 1, delivered 200",
+			"again: delivering after 1, delivered 200",
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("deliveries are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

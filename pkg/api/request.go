@@ -27,8 +27,23 @@ const trustedLength = 64 << 10
 // ReadBody reads a request's body, of at most limit bytes. The error is a
 // *webhook.Error with CodeTooLarge that names the limit, one with CodeMalformed
 // for a body that broke off, or an *echo.HTTPError for a body that is encoded
-// (415) or did not come in time (408).
+// (415) or did not come in time (408). A *webhook.Error of the body's own reader
+// is returned as it is. A body that middleware has read is returned again.
 func ReadBody(c echo.Context, limit int64) ([]byte, error) {
+	if body, read := c.Get(bodyKey).([]byte); read {
+		return body, nil
+	}
+	body, err := readBody(c, limit)
+	if err == nil {
+		c.Set(bodyKey, body)
+	}
+	return body, err
+}
+
+// bodyKey is where a request's body is kept in its echo.Context.
+const bodyKey = "fairhook.body"
+
+func readBody(c echo.Context, limit int64) ([]byte, error) {
 	r := c.Request()
 	if encoding := r.Header.Get(echo.HeaderContentEncoding); encoding != "" && encoding != "identity" {
 		return nil, echo.NewHTTPError(http.StatusUnsupportedMediaType,
@@ -41,10 +56,13 @@ func ReadBody(c echo.Context, limit int64) ([]byte, error) {
 	var (
 		over    *http.MaxBytesError
 		network net.Error
+		own     *webhook.Error
 	)
 	switch {
 	case err == nil:
 		return body, nil
+	case errors.As(err, &own): // there is no memory for it
+		return nil, own
 	case errors.As(err, &over):
 		return nil, tooLarge(limit)
 	case errors.As(err, &network) && network.Timeout():
@@ -138,10 +156,15 @@ type page[T any] struct {
 	NextCursor *string `json:"next_cursor"` // nil on the last page
 }
 
-// writePage answers with one page. all holds one item more than limit where
-// there are more pages; cursor makes the next page's cursor from the last item
-// that is shown.
+// writePage answers with one page, as newPage makes it.
 func writePage[T any](c echo.Context, all []T, limit int, cursor func(last T) string) error {
+	return WriteJSON(c, http.StatusOK, newPage(c, all, limit, cursor))
+}
+
+// newPage makes one page, and sets the answer's Link header if more follow. all
+// holds one item more than limit where there are more pages; cursor makes the
+// next page's cursor from the last item that is shown.
+func newPage[T any](c echo.Context, all []T, limit int, cursor func(last T) string) page[T] {
 	p := page[T]{Data: all}
 	if p.Data == nil {
 		p.Data = []T{}
@@ -157,7 +180,7 @@ func writePage[T any](c echo.Context, all []T, limit int, cursor func(last T) st
 		link := url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: query.Encode()}
 		c.Response().Header().Set("Link", "<"+link.RequestURI()+`>; rel="next"`)
 	}
-	return WriteJSON(c, http.StatusOK, p)
+	return p
 }
 
 // pathID reads the id in the path. One that is no id names nothing: that is
@@ -178,4 +201,19 @@ func shown(text string) string {
 		text = text[:limit] + "..."
 	}
 	return strconv.QuoteToASCII(text)
+}
+
+// listTenant is whose objects a list is to show, by its tenant parameter and by
+// who asks; nil: everybody's. visible is false when there are none that the
+// principal may see.
+func listTenant(c echo.Context, query url.Values) (tenant *string, visible bool, err error) {
+	p := PrincipalOf(c)
+	asked := query.Get("tenant")
+	if asked == "" {
+		return p.Tenant, true, nil
+	}
+	if fault := webhook.CheckTenant(asked); fault != "" {
+		return nil, false, badQuery(parameterFault("tenant", fault))
+	}
+	return &asked, p.Covers(asked), nil
 }

@@ -43,6 +43,9 @@ type createdWebhook struct {
 }
 
 func (a *API) createWebhook(c echo.Context) error {
+	if _, err := Query(c); err != nil {
+		return err
+	}
 	body, err := ReadBody(c, a.maxBodyBytes)
 	if err != nil {
 		return err
@@ -50,6 +53,9 @@ func (a *API) createWebhook(c echo.Context) error {
 	w, secret, err := a.newWebhook(body)
 	if err != nil {
 		return err
+	}
+	if p := PrincipalOf(c); !p.Covers(w.Tenant) {
+		return webhook.Errorf(webhook.CodeForbidden, "The API key is for one tenant, and makes webhooks for that tenant alone.")
 	}
 	secretID := webhook.NewID(a.clock.Now())
 	sealed := a.box.Seal([]byte(secret.Reveal()), sealContext(w.ID))
@@ -227,6 +233,9 @@ func (a *API) setState(c echo.Context, state webhook.State) error {
 	if err != nil {
 		return err
 	}
+	if _, err := Query(c); err != nil {
+		return err
+	}
 	var w *webhook.Webhook
 	ctx := c.Request().Context()
 	err = a.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
@@ -253,20 +262,20 @@ func (a *API) listWebhooks(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	tenant := query.Get("tenant")
-	if tenant != "" {
-		if fault := webhook.CheckTenant(tenant); fault != "" {
-			return badQuery(parameterFault("tenant", fault))
-		}
-	}
-	var webhooks []*webhook.Webhook
-	ctx := c.Request().Context()
-	err = a.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
-		webhooks, err = postgres.Webhooks(ctx, conn, tenant, before, limit+1)
-		return err
-	})
+	tenant, visible, err := listTenant(c, query)
 	if err != nil {
 		return err
+	}
+	var webhooks []*webhook.Webhook
+	if visible {
+		ctx := c.Request().Context()
+		err = a.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
+			webhooks, err = postgres.Webhooks(ctx, conn, tenant, before, limit+1)
+			return err
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return writePage(c, webhooks, limit, func(last *webhook.Webhook) string { return encodeWebhookCursor(last.ID) })
 }
@@ -274,6 +283,9 @@ func (a *API) listWebhooks(c echo.Context) error {
 func (a *API) updateWebhook(c echo.Context) error {
 	id, err := pathID(c, postgres.NoWebhook)
 	if err != nil {
+		return err
+	}
+	if _, err := Query(c); err != nil {
 		return err
 	}
 	body, err := ReadBody(c, a.maxBodyBytes)
@@ -326,6 +338,9 @@ func (a *API) change(o *strictjson.Object, w *webhook.Webhook) error {
 func (a *API) deleteWebhook(c echo.Context) error {
 	id, err := pathID(c, postgres.NoWebhook)
 	if err != nil {
+		return err
+	}
+	if _, err := Query(c); err != nil {
 		return err
 	}
 	ctx := c.Request().Context()

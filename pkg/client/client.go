@@ -34,11 +34,13 @@ const idleConnections = 64
 // time, and meant to be made once: it keeps connections.
 type Client struct {
 	base           *url.URL
-	authorize      func(*http.Request) // holds the key, so that no printing of a Client can show it
+	authorize      func(*http.Request)                        // holds the key, so that no printing of a Client can show it
+	sign           func(req *http.Request, body []byte) error // of submissions; nil: not
 	http           *http.Client
 	userAgent      string
 	requestTimeout time.Duration
 	retries        retries
+	fault          error // of an option
 }
 
 // Option changes a Client from its defaults.
@@ -116,6 +118,9 @@ func New(baseURL, apiKey string, opts ...Option) (*Client, error) {
 	}
 	for _, opt := range opts {
 		opt(c)
+	}
+	if c.fault != nil {
+		return nil, c.fault
 	}
 	if err := c.retries.check(); err != nil {
 		return nil, err
@@ -236,6 +241,13 @@ func (c *Client) send(ctx context.Context, call call) (*answer, error) {
 		Backoff:        backoff,
 		ErrorHandler:   retryablehttp.PassthroughErrorHandler,
 		RequestLogHook: func(retryablehttp.Logger, *http.Request, int) { got.tries++ },
+	}
+	if c.sign != nil && call.submission {
+		if err := c.sign(req.Request, call.body); err != nil {
+			return nil, err
+		}
+		// A further try has a timestamp of its own: it may come much later.
+		loop.PrepareRetry = func(req *http.Request) error { return c.sign(req, call.body) }
 	}
 	resp, err := loop.Do(req)
 	if err != nil {

@@ -154,7 +154,7 @@ func NewIdempotencyKey() string {
 // an *Error with a 4xx status: then it was not. To settle it, submit the event
 // again with the same IdempotencyKey.
 func (c *Client) Submit(ctx context.Context, event Event) (*Accepted, error) {
-	body, err := event.encode()
+	body, err := event.encode("") // its key is a header
 	if err != nil {
 		return nil, err
 	}
@@ -209,14 +209,15 @@ func (c *Client) submit(ctx context.Context, call call, contentType, key string)
 	return accepted, nil
 }
 
-// encode writes the request's body with the payload's own bytes in it.
-func (e *Event) encode() ([]byte, error) {
+// encode writes a request's body with the payload's own bytes in it, and with an
+// idempotency key if one is given.
+func (e *Event) encode(key string) ([]byte, error) {
 	// A payload that is not one whole JSON value could close the object around
 	// it and add members of its own.
 	if !json.Valid(e.Payload) {
 		return nil, errors.New("fairhook: the payload is not one JSON value (SubmitRaw takes other content)")
 	}
-	if err := e.checkText(); err != nil {
+	if err := e.checkText(key); err != nil {
 		return nil, err
 	}
 	head := struct {
@@ -225,7 +226,8 @@ func (e *Event) encode() ([]byte, error) {
 		Type      string            `json:"type"`
 		Timestamp time.Time         `json:"timestamp,omitzero"`
 		Metadata  map[string]string `json:"metadata,omitempty"`
-	}{e.WebhookID, e.Tenant, e.Type, e.Timestamp, e.Metadata}
+		Key       string            `json:"idempotency_key,omitempty"`
+	}{e.WebhookID, e.Tenant, e.Type, e.Timestamp, e.Metadata, key}
 	encoded, err := json.Marshal(head)
 	if err != nil {
 		return nil, fmt.Errorf("fairhook: encode the event: %w", err)
@@ -240,8 +242,8 @@ func (e *Event) encode() ([]byte, error) {
 }
 
 // checkText refuses text that encoding/json would silently change.
-func (e *Event) checkText() error {
-	texts := []string{e.WebhookID, e.Tenant, e.Type}
+func (e *Event) checkText(key string) error {
+	texts := []string{e.WebhookID, e.Tenant, e.Type, key}
 	for key, value := range e.Metadata {
 		texts = append(texts, key, value)
 	}

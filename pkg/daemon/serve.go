@@ -24,6 +24,22 @@ func NewHTTPServer(handler http.Handler, logger *slog.Logger) *http.Server {
 	}
 }
 
+// CheckListen is a rule (Settings.Check) for an address to listen on: host:port,
+// the host empty for all addresses. Whether it is free, or of this machine, only
+// listening can tell.
+func CheckListen(address *string) func() error {
+	return func() error {
+		_, port, err := net.SplitHostPort(*address)
+		if err == nil && port != "" {
+			_, err = net.LookupPort("tcp", port)
+		}
+		if err != nil || port == "" {
+			return fmt.Errorf("%q is not an address with a port: write it like 127.0.0.1:8080 or :8080", *address)
+		}
+		return nil
+	}
+}
+
 // Serve returns a stage (see Stages) that serves on listener until it is told to
 // stop, then takes no new connection and waits for the requests under way. Those
 // that are still there when drain ends are cut off, which is an error.

@@ -12,9 +12,11 @@
 package ingest
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -24,13 +26,19 @@ import (
 	"github.com/fairhook/fairhook/pkg/api"
 	"github.com/fairhook/fairhook/pkg/catalog"
 	"github.com/fairhook/fairhook/pkg/intake"
+	"github.com/fairhook/fairhook/pkg/openapi"
 	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/strictjson"
 )
 
 // Defaults of Config.
 const (
 	DefaultMaxBodyBytes   = api.DefaultMaxBodyBytes
 	DefaultRequestTimeout = 30 * time.Second
+	DefaultMaxBatchItems  = 1000
+	DefaultMaxBatchBytes  = 8 << 20
+	DefaultMaxJSONDepth   = 64
+	DefaultMaxJSONKeys    = 10_000
 )
 
 const (
@@ -53,11 +61,32 @@ type Config struct {
 	// which need no key.
 	Livez, Readyz, Metrics http.Handler
 
-	// BootstrapKey is the API key that may do everything. While it is empty
-	// every call is refused.
+	// BootstrapKey is an API key that may do everything. While it is empty only
+	// the keys in the database are accepted.
 	BootstrapKey string
+	// KeyUse is told which keys are used; its Run is the caller's to start. nil:
+	// nobody is told.
+	KeyUse *KeyUse
+	// TrustedProxies are the networks of the proxies in front, whose
+	// X-Forwarded-For is believed. Empty: there are none, and clients are who
+	// they connect as.
+	TrustedProxies []netip.Prefix
 	// MaxBodyBytes is the largest request body; 0 means DefaultMaxBodyBytes.
 	MaxBodyBytes int64
+	// MaxBatchItems is how many events a batch may have, and MaxBatchBytes the
+	// largest body of a batch, in which each event still is at most MaxBodyBytes; 0
+	// means DefaultMaxBatchItems and DefaultMaxBatchBytes.
+	MaxBatchItems int
+	MaxBatchBytes int64
+	// MaxJSONDepth is how deep an event's JSON may be nested, the body it comes in
+	// included, and MaxJSONKeys how many members its objects may have together; 0
+	// means DefaultMaxJSONDepth and DefaultMaxJSONKeys.
+	MaxJSONDepth, MaxJSONKeys int
+	// Limits decide whether an event may be accepted now; its Run is the caller's
+	// to start. nil: there are none.
+	Limits *Limits
+	// StrictEventTypes refuses events of types that are not declared.
+	StrictEventTypes bool
 	// RequestTimeout is how long a request may take, the reading of its body
 	// included; 0 means DefaultRequestTimeout.
 	RequestTimeout time.Duration
@@ -73,15 +102,25 @@ type Server struct {
 	intake         *intake.Intake
 	clock          *postgres.Clock
 	key            *bootstrapKey
+	keyUse         *KeyUse
+	limits         *Limits // may be nil
+	trustedProxies []netip.Prefix
 	logger         *slog.Logger
 	metrics        *metrics
 	maxBodyBytes   int64
+	maxBatchItems  int
+	maxBatchBytes  int64
 	requestTimeout time.Duration
+	bounds         strictjson.Bounds // of an event's JSON
+
+	strictEventTypes bool
+
+	bodies *bodyBudget
 }
 
 // New makes a Server. It starts nothing.
 func New(cfg Config) (*Server, error) {
-	if cfg.MaxBodyBytes < 0 || cfg.RequestTimeout < 0 {
+	if cfg.MaxBodyBytes < 0 || cfg.MaxBatchItems < 0 || cfg.MaxBatchBytes < 0 || cfg.RequestTimeout < 0 || cfg.MaxJSONDepth < 0 || cfg.MaxJSONKeys < 0 {
 		return nil, errors.New("limits of requests must not be negative")
 	}
 	s := &Server{
@@ -90,9 +129,19 @@ func New(cfg Config) (*Server, error) {
 		intake:         cfg.Intake,
 		clock:          cfg.Clock,
 		key:            newBootstrapKey(cfg.BootstrapKey),
+		keyUse:         cfg.KeyUse,
+		limits:         cfg.Limits,
+		trustedProxies: cfg.TrustedProxies,
 		logger:         cfg.Logger,
 		maxBodyBytes:   cfg.MaxBodyBytes,
+		maxBatchItems:  cmp.Or(cfg.MaxBatchItems, DefaultMaxBatchItems),
+		maxBatchBytes:  cmp.Or(cfg.MaxBatchBytes, DefaultMaxBatchBytes),
 		requestTimeout: cfg.RequestTimeout,
+		bounds: strictjson.Bounds{
+			MaxDepth: cmp.Or(cfg.MaxJSONDepth, DefaultMaxJSONDepth),
+			MaxKeys:  cmp.Or(cfg.MaxJSONKeys, DefaultMaxJSONKeys),
+		},
+		strictEventTypes: cfg.StrictEventTypes,
 	}
 	if s.maxBodyBytes == 0 {
 		s.maxBodyBytes = DefaultMaxBodyBytes
@@ -100,6 +149,7 @@ func New(cfg Config) (*Server, error) {
 	if s.requestTimeout == 0 {
 		s.requestTimeout = DefaultRequestTimeout
 	}
+	s.bodies = newBodyBudget(max(s.maxBodyBytes, s.maxBatchBytes))
 	var err error
 	if s.metrics, err = newMetrics(cfg.Registerer); err != nil {
 		return nil, err
@@ -111,30 +161,20 @@ func New(cfg Config) (*Server, error) {
 	e.HTTPErrorHandler = s.renderError
 	// The order is from the outside in. observe renders errors itself, so that
 	// it sees the status that the client gets.
-	e.Use(s.identify, s.observe, s.recover, s.authenticate, s.limitTime)
+	e.Use(s.identify, s.observe, s.recover, s.authenticate, s.limitTime, s.limitMemory)
 
-	e.GET("/livez", echo.WrapHandler(cfg.Livez))
-	e.GET("/readyz", echo.WrapHandler(cfg.Readyz))
-	e.GET("/metrics", echo.WrapHandler(cfg.Metrics))
-	e.POST("/v1/events", s.submit)
-	e.POST("/v1/webhooks/:id/events", s.submitRaw)
+	probes := []string{http.MethodGet, http.MethodHead} // balancers ask with either
+	e.Match(probes, "/livez", echo.WrapHandler(cfg.Livez))
+	e.Match(probes, "/readyz", echo.WrapHandler(cfg.Readyz))
+	e.Match(probes, "/metrics", echo.WrapHandler(cfg.Metrics))
+	e.Match(probes, "/openapi.json", echo.WrapHandler(openapi.JSON()))
+	e.Match(probes, "/docs", echo.WrapHandler(openapi.Docs()))
+	e.POST("/v1/events", s.submit, s.signed(s.maxBodyBytes))
+	e.POST("/v1/events/batch", s.submitBatch, newBatchGate(s.maxBatchBytes, s.bodies.free.Load()/2).middleware, s.signed(s.maxBatchBytes))
+	e.POST("/v1/webhooks/:id/events", s.submitRaw, s.signed(s.maxBodyBytes))
 	cfg.API.Register(e)
 	return s, nil
 }
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
-
-// HTTPServer is an http.Server for s, with timeouts and limits that a slow or
-// hostile client cannot get around.
-func (s *Server) HTTPServer() *http.Server {
-	return &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: min(readHeaderTimeout, s.requestTimeout),
-		ReadTimeout:       s.requestTimeout,
-		WriteTimeout:      s.requestTimeout + answerTime,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
-	}
-}

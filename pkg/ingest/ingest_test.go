@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"github.com/fairhook/fairhook/pkg/daemon"
 	"github.com/fairhook/fairhook/pkg/egress"
 	"github.com/fairhook/fairhook/pkg/intake"
+	"github.com/fairhook/fairhook/pkg/openapi/openapitest"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/postgres/pgtest"
 	"github.com/fairhook/fairhook/pkg/seal"
@@ -47,6 +49,12 @@ type options struct {
 	bufferEvents   int
 	noCommitters   bool // nothing that is submitted is ever committed
 	quiet          bool // the log is as in production
+	trustedProxies []netip.Prefix
+
+	strictEventTypes bool
+	maxJSONKeys      int
+
+	acceptPerSecond, tenantAcceptPerSecond float64
 }
 
 func setup(t *testing.T) *testBundle { return setupWith(t, options{key: testKey}) }
@@ -65,20 +73,23 @@ func setupWith(t testing.TB, o options) *testBundle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cat := catalog.New(catalog.Config{Pool: b.db})
+	box := seal.New(seal.Key{})
+	cat := catalog.New(catalog.Config{Pool: b.db, KeyBox: box})
+	logger := slog.New(slog.NewJSONHandler(b.logs, &slog.HandlerOptions{Level: logLevel(o.quiet)}))
+	keyUse := NewKeyUse(b.db, clock, logger)
 	in := intake.New(intake.Config{Pool: b.db, Clock: clock, BufferEvents: o.bufferEvents})
+	limits := NewLimits(LimitsConfig{
+		Pool: b.db, Intake: in, Logger: logger, Registerer: b.registry,
+		AcceptPerSecond: o.acceptPerSecond, TenantAcceptPerSecond: o.tenantAcceptPerSecond,
+	})
 	health := daemon.NewHealth()
 	health.Add("database", b.db.Ping)
 	health.Add("buffer", in.Ready)
-	level := slog.LevelDebug
-	if o.quiet {
-		level = slog.LevelInfo
-	}
 	const maxBody = 20_000
 	b.server, err = New(Config{
 		Catalog:        cat,
 		Intake:         in,
-		API:            api.New(api.Config{Pool: b.db, Clock: clock, Box: seal.New(seal.Key{}), Guard: guard, Catalog: cat, MaxBodyBytes: maxBody}),
+		API:            api.New(api.Config{Pool: b.db, Clock: clock, Box: box, Guard: guard, Catalog: cat, MaxBodyBytes: maxBody}),
 		Clock:          clock,
 		Livez:          health.Livez(),
 		Readyz:         health.Readyz(),
@@ -86,8 +97,15 @@ func setupWith(t testing.TB, o options) *testBundle {
 		BootstrapKey:   o.key,
 		MaxBodyBytes:   maxBody,
 		RequestTimeout: o.requestTimeout,
-		Logger:         slog.New(slog.NewJSONHandler(b.logs, &slog.HandlerOptions{Level: level})),
-		Registerer:     b.registry,
+		KeyUse:         keyUse,
+		Limits:         limits,
+		TrustedProxies: o.trustedProxies,
+
+		StrictEventTypes: o.strictEventTypes,
+		MaxJSONKeys:      o.maxJSONKeys,
+
+		Logger:     logger,
+		Registerer: b.registry,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -103,11 +121,16 @@ func setupWith(t testing.TB, o options) *testBundle {
 		})
 	}
 	run(cat.Run)
+	run(limits.Run)
 	if !o.noCommitters {
 		run(in.Run)
 	}
 	b.http = httptest.NewUnstartedServer(nil)
-	b.http.Config = b.server.HTTPServer()
+	none := http.NotFoundHandler() // the server has them itself
+	front := NewFront(none, none, none, cmp.Or(o.requestTimeout, DefaultRequestTimeout), logger)
+	front.Open(b.server)
+	b.http.Config = front.HTTPServer()
+	b.http.Config.Handler = openapitest.Load().Watch(t, b.http.Config.Handler)
 	b.http.Start()
 	t.Cleanup(func() {
 		b.http.Close()
@@ -115,6 +138,13 @@ func setupWith(t testing.TB, o options) *testBundle {
 		loops.Wait()
 	})
 	return b
+}
+
+func logLevel(quiet bool) slog.Level {
+	if quiet {
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
 }
 
 // logBuffer is a log to look into.

@@ -24,6 +24,7 @@ const scopeKey = "fairhook.scope"
 // says. Handlers fill in what they learn.
 type scope struct {
 	requestID string
+	keyID     webhook.ID
 	eventID   webhook.ID
 	webhookID webhook.ID
 }
@@ -52,6 +53,9 @@ func (s *Server) attrs(c echo.Context) []slog.Attr {
 		case strings.HasPrefix(c.Path(), "/v1/webhooks/"):
 			webhookID = id
 		}
+	}
+	if !known.keyID.IsZero() {
+		attrs = append(attrs, slog.String("key_id", known.keyID.String()))
 	}
 	if !eventID.IsZero() {
 		attrs = append(attrs, slog.String("event_id", eventID.String()))

@@ -60,6 +60,7 @@ var kinds = map[webhook.Code]kind{
 	webhook.CodeConflict:     {string(webhook.CodeConflict), "The request conflicts with another", http.StatusConflict},
 	webhook.CodeTooLarge:     {string(webhook.CodeTooLarge), "The request is too large", http.StatusRequestEntityTooLarge},
 	webhook.CodeRateLimited:  {string(webhook.CodeRateLimited), "Too many requests", http.StatusTooManyRequests},
+	webhook.CodeBacklogFull:  {string(webhook.CodeBacklogFull), "Too many deliveries are waiting", http.StatusTooManyRequests},
 	webhook.CodeUnavailable:  {string(webhook.CodeUnavailable), "Not now", http.StatusServiceUnavailable},
 }
 
@@ -153,6 +154,11 @@ func (s *Server) renderError(err error, c echo.Context) {
 			header.Set(echo.HeaderRetryAfter, retryAfter(p.retryAfter))
 		}
 	}
+	var rate *errRate
+	if errors.As(err, &rate) {
+		header.Set(headerRateLimitPolicy, rate.policies)
+		header.Set(headerRateLimit, rate.status)
+	}
 	// What a handler had prepared for an answer that it did not give.
 	header.Del(echo.HeaderLocation)
 	header.Set(echo.HeaderCacheControl, "no-store")
@@ -164,7 +170,8 @@ func (s *Server) renderError(err error, c echo.Context) {
 }
 
 // retryAfter is a Retry-After header in whole seconds, at least one.
-func retryAfter(wait time.Duration) string {
-	seconds := int64((wait + time.Second - 1) / time.Second)
-	return strconv.FormatInt(max(seconds, 1), 10)
+func retryAfter(wait time.Duration) string { return strconv.FormatInt(retryAfterSeconds(wait), 10) }
+
+func retryAfterSeconds(wait time.Duration) int64 {
+	return max(int64((wait+time.Second-1)/time.Second), 1)
 }

@@ -21,19 +21,28 @@ import (
 )
 
 // routes are all routes, with what each can be wrong about. $ stands for the id
-// of an event or webhook that exists.
+// of an event, webhook or API key that exists, or the name of an event type.
 var routes = []struct {
 	method, path string
 	body         string // one that is accepted; empty: the route reads none
 	raw          bool   // any body is accepted
+	batch        bool   // the body is no object, and has limits of its own: TestSubmitBatch
 	other        string // a method that is not allowed
 	allow        string
 	public       bool
 }{
-	{method: "GET", path: "/livez", public: true, other: "POST", allow: "OPTIONS, GET"},
-	{method: "GET", path: "/readyz", public: true, other: "DELETE", allow: "OPTIONS, GET"},
-	{method: "GET", path: "/metrics", public: true, other: "PUT", allow: "OPTIONS, GET"},
+	{method: "GET", path: "/livez", public: true, other: "POST", allow: "OPTIONS, GET, HEAD"},
+	{method: "HEAD", path: "/livez", public: true, other: "POST", allow: "OPTIONS, GET, HEAD"},
+	{method: "GET", path: "/readyz", public: true, other: "DELETE", allow: "OPTIONS, GET, HEAD"},
+	{method: "HEAD", path: "/readyz", public: true, other: "DELETE", allow: "OPTIONS, GET, HEAD"},
+	{method: "GET", path: "/metrics", public: true, other: "PUT", allow: "OPTIONS, GET, HEAD"},
+	{method: "HEAD", path: "/metrics", public: true, other: "PUT", allow: "OPTIONS, GET, HEAD"},
+	{method: "GET", path: "/openapi.json", public: true, other: "POST", allow: "OPTIONS, GET, HEAD"},
+	{method: "HEAD", path: "/openapi.json", public: true, other: "POST", allow: "OPTIONS, GET, HEAD"},
+	{method: "GET", path: "/docs", public: true, other: "POST", allow: "OPTIONS, GET, HEAD"},
+	{method: "HEAD", path: "/docs", public: true, other: "POST", allow: "OPTIONS, GET, HEAD"},
 	{method: "POST", path: "/v1/events", body: `{"tenant":"acme","type":"a","payload":1}`, other: "GET", allow: "OPTIONS, POST"},
+	{method: "POST", path: "/v1/events/batch", body: `[{"tenant":"acme","type":"a","payload":1}]`, batch: true, other: "PUT", allow: "OPTIONS, POST"},
 	{method: "POST", path: "/v1/webhooks/$/events?type=a", body: `x`, raw: true, other: "GET", allow: "OPTIONS, POST"},
 	{method: "GET", path: "/v1/events/$", other: "DELETE", allow: "OPTIONS, GET"},
 	{method: "GET", path: "/v1/events/$/attempts", other: "POST", allow: "OPTIONS, GET"},
@@ -45,6 +54,15 @@ var routes = []struct {
 	{method: "POST", path: "/v1/webhooks/$/resume", other: "PATCH", allow: "OPTIONS, POST"},
 	{method: "GET", path: "/v1/webhooks/$/secrets", other: "PUT", allow: "OPTIONS, GET"},
 	{method: "DELETE", path: "/v1/webhooks/$", other: "FOO", allow: "OPTIONS, DELETE, GET, PATCH"},
+	{method: "POST", path: "/v1/keys", body: `{"tenant":"acme","scopes":["read"]}`, other: "DELETE", allow: "OPTIONS, GET, POST"},
+	{method: "GET", path: "/v1/keys", other: "PATCH", allow: "OPTIONS, GET, POST"},
+	{method: "GET", path: "/v1/keys/$", other: "PUT", allow: "OPTIONS, DELETE, GET"},
+	{method: "POST", path: "/v1/keys/$/secrets", body: `{}`, other: "GET", allow: "OPTIONS, POST"},
+	{method: "DELETE", path: "/v1/keys/$", other: "PATCH", allow: "OPTIONS, DELETE, GET"},
+	{method: "GET", path: "/v1/event-types", other: "POST", allow: "OPTIONS, GET"},
+	{method: "PUT", path: "/v1/event-types/$", body: `{}`, other: "POST", allow: "OPTIONS, DELETE, GET, PUT"},
+	{method: "GET", path: "/v1/event-types/$", other: "PATCH", allow: "OPTIONS, DELETE, GET, PUT"},
+	{method: "DELETE", path: "/v1/event-types/$", other: "POST", allow: "OPTIONS, DELETE, GET, PUT"},
 }
 
 func TestEveryRoute(t *testing.T) {
@@ -57,6 +75,12 @@ func TestEveryRoute(t *testing.T) {
 			if strings.HasPrefix(route.path, "/v1/events/") {
 				accepted, _ := want[acceptedEvent](t, b, http.StatusAccepted, "POST", "/v1/webhooks/"+id.String()+"/events?type=a", "x")
 				id = accepted.ID
+			}
+			if strings.HasPrefix(route.path, "/v1/keys/") {
+				id = newKey(t, b, "acme", `,"require_signature":true`, webhook.ScopeRead).ID
+			}
+			if strings.HasPrefix(route.path, "/v1/event-types/") {
+				want[any](t, b, http.StatusCreated, "PUT", "/v1/event-types/"+id.String(), `{}`)
 			}
 			path := strings.Replace(route.path, "$", id.String(), 1)
 
@@ -77,7 +101,7 @@ func TestEveryRoute(t *testing.T) {
 			if !slices.Equal(allowed, expected) {
 				t.Errorf("Allow is %q, want %q", allowed, expected)
 			}
-			if route.body != "" {
+			if route.body != "" && !route.batch {
 				large := strings.Repeat(" ", 20_001)
 				p, _ := refused(t, b, http.StatusRequestEntityTooLarge, "too-large", route.method, path, large)
 				if !strings.Contains(p.Detail, "20000 bytes") {
@@ -85,7 +109,7 @@ func TestEveryRoute(t *testing.T) {
 				}
 				refused(t, b, http.StatusUnsupportedMediaType, "unsupported-media-type", route.method, path, route.body, "Content-Encoding", "gzip")
 			}
-			if route.body != "" && !route.raw {
+			if route.body != "" && !route.raw && !route.batch {
 				for body, field := range map[string]string{
 					`{"url": nope}`: ": invalid character 'o' in literal null (expecting 'u') at byte offset 9",
 					`{}{}`:          ": invalid character '{' after top-level value at byte offset 2",
@@ -98,6 +122,16 @@ func TestEveryRoute(t *testing.T) {
 					}
 				}
 			}
+			if !route.public {
+				mark := "?"
+				if strings.Contains(path, "?") {
+					mark = "&"
+				}
+				p, _ := refused(t, b, http.StatusBadRequest, "malformed-request", route.method, path+mark+"foo=1", route.body)
+				if !slices.Equal(p.fields(), []string{"foo: is not a known parameter"}) {
+					t.Errorf("errors of an unknown parameter are %q", p.fields())
+				}
+			}
 			if a := b.request(t, route.method, path, route.body); a.status >= 300 {
 				t.Errorf("a good request gets %d %s", a.status, a.body)
 			}
@@ -107,7 +141,11 @@ func TestEveryRoute(t *testing.T) {
 		t.Parallel()
 		tested := map[string]bool{}
 		for _, route := range routes {
-			path, _, _ := strings.Cut(strings.Replace(route.path, "$", ":id", 1), "?")
+			parameter := ":id"
+			if strings.HasPrefix(route.path, "/v1/event-types/") {
+				parameter = ":name"
+			}
+			path, _, _ := strings.Cut(strings.Replace(route.path, "$", parameter, 1), "?")
 			tested[route.method+" "+path] = true
 		}
 		for _, route := range b.server.echo.Routes() {
@@ -143,8 +181,8 @@ func TestTheSchemeOfAKeyHasNoCase(t *testing.T) {
 		"Bearer secret": true, "bearer secret": true, "BEARER  secret": true,
 		"Bearer Secret": false, "Bearer secret ": false, "Bearer": false, "secret": false, "": false, "Basic secret": false,
 	} {
-		if got := key.admits(header); got != admitted {
-			t.Errorf("admits(%q) = %v", header, got)
+		if got := key.is(bearer(header)); got != admitted {
+			t.Errorf("%q is the key: %v", header, got)
 		}
 	}
 }

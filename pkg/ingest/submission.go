@@ -32,15 +32,27 @@ type submission struct {
 	contentType string
 	occurredAt  *time.Time
 	metadata    map[string]string
+	// follows is true for an item of a batch of which another has been admitted: a
+	// batch is not divided for reasons that are not its events' own.
+	follows bool
 }
+
+// submissionFields are the members of a submission.
+var submissionFields = []string{"webhook_id", "tenant", "type", "payload", "timestamp", "metadata"}
 
 // parseSubmission reads the body of POST /v1/events. The error is a
 // *webhook.Error that lists all that is wrong.
 func parseSubmission(body []byte) (*submission, error) {
-	o, err := strictjson.Parse(body, "payload", "webhook_id", "tenant", "type", "payload", "timestamp", "metadata")
+	o, err := strictjson.Parse(body, "payload", submissionFields...)
 	if err != nil {
 		return nil, err
 	}
+	return readSubmission(o)
+}
+
+// readSubmission reads the members of a submission. more are faults that the
+// caller found in other members.
+func readSubmission(o *strictjson.Object, more ...webhook.FieldError) (*submission, error) {
 	sub := &submission{
 		way:         wayDirect,
 		tenant:      o.String("tenant"),
@@ -65,9 +77,11 @@ func parseSubmission(body []byte) (*submission, error) {
 		fault("/webhook_id", "cannot be combined with tenant: give one of them")
 		fault("/tenant", "cannot be combined with webhook_id: give one of them")
 	case o.Has("webhook_id"):
-		if sub.webhookID, err = webhook.ParseID(webhookID); err != nil {
+		id, err := webhook.ParseID(webhookID)
+		if err != nil {
 			fault("/webhook_id", "must be a webhook's id")
 		}
+		sub.webhookID = id
 	case o.Has("tenant"):
 		sub.way = wayFanOut
 		fault("/tenant", webhook.CheckTenant(sub.tenant))
@@ -85,6 +99,9 @@ func parseSubmission(body []byte) (*submission, error) {
 		fault("/payload", "is required")
 	}
 	for _, f := range webhook.CheckMetadata("/metadata", sub.metadata) {
+		fault(f.Pointer, f.Detail)
+	}
+	for _, f := range more {
 		fault(f.Pointer, f.Detail)
 	}
 	if len(faults) > 0 {

@@ -12,6 +12,7 @@ import (
 	"github.com/fairhook/fairhook/pkg/catalog"
 	"github.com/fairhook/fairhook/pkg/intake"
 	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/signature"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
@@ -34,7 +35,7 @@ func (s *Server) submit(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	sub, err := parseSubmission(body)
+	sub, err := s.parse(body)
 	if err != nil {
 		return err
 	}
@@ -72,6 +73,11 @@ func (s *Server) submitRaw(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if webhook.IsJSON(contentType) {
+		if err := s.bounds.Check(body); err != nil {
+			return err
+		}
+	}
 	sub := &submission{way: wayRaw, webhookID: id, eventType: eventType, payload: body, contentType: contentType}
 	return s.accept(c, sub, webhook.FieldError{Parameter: "type"})
 }
@@ -89,56 +95,111 @@ func invalidEvent(faults ...webhook.FieldError) error {
 	return &webhook.Error{Code: webhook.CodeInvalid, Message: "The event breaks rules.", Fields: faults}
 }
 
-// accept finds a submission's targets, hands it to the intake, and answers once
-// it is committed. typeField is where the request has its event type.
+// accept stores a submission, and answers once it is committed. typeField is
+// where the request has its event type.
 func (s *Server) accept(c echo.Context, sub *submission, typeField webhook.FieldError) error {
 	known := scopeOf(c)
 	known.webhookID = sub.webhookID
-	key, err := idempotencyKey(c.Request().Header, sub)
+	key, err := idempotencyKey(c.Request().Header, signedID(c), sub)
 	if err != nil {
 		return err
 	}
+	p, err := s.prepare(c, sub, typeField)
+	if err != nil {
+		return err
+	}
+	p.item.Key = key
 	ctx := c.Request().Context()
-	targets, tenant, err := s.targets(ctx, sub, typeField)
-	if err != nil {
-		return err
-	}
-	ids := make([]webhook.ID, len(targets))
-	for i, t := range targets {
-		ids[i] = t.ID
-	}
-	receipt, err := s.intake.Submit(ctx, intake.Item{
-		Tenant:      tenant,
-		Type:        sub.eventType,
-		Payload:     sub.payload,
-		ContentType: sub.contentType,
-		OccurredAt:  sub.occurredAt,
-		Metadata:    sub.metadata,
-		WebhookIDs:  ids,
-		Key:         key,
-	})
+	receipt, err := s.intake.Submit(ctx, p.item)
+	p.admission.settle(receipt, err)
 	if err != nil {
 		return err
 	}
 	known.eventID = receipt.ID
 	header := c.Response().Header()
-	header.Set(echo.HeaderLocation, "/v1/events/"+receipt.ID.String())
-	answer := acceptedEvent{
-		ID:        receipt.ID,
-		Tenant:    tenant,
-		Type:      sub.eventType,
-		CreatedAt: receipt.ID.Time(),
-	}
+	header.Set(echo.HeaderLocation, eventPath(receipt.ID))
 	if receipt.Replayed {
 		header.Set(headerIdempotencyReplayed, "true")
+	}
+	return api.WriteJSON(c, http.StatusAccepted, s.accepted(ctx, p, receipt))
+}
+
+// prepared is a submission that may be stored, with where it goes.
+type prepared struct {
+	item    intake.Item // without its Key
+	targets []catalog.Target
+	// admission counts the event in the limits: settle must be called once it is
+	// known what became of the event, also when it is not submitted after all.
+	admission *admission
+}
+
+// prepare makes every check that a submission must pass before it is stored,
+// whatever its way in, and finds its targets. typeField is where the request has
+// its event type.
+func (s *Server) prepare(c echo.Context, sub *submission, typeField webhook.FieldError) (*prepared, error) {
+	targets, tenant, err := s.targets(c, sub, typeField)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkPayload(c.Request().Context(), sub, typeField); err != nil {
+		return nil, err
+	}
+	ids := make([]webhook.ID, len(targets))
+	for i, t := range targets {
+		ids[i] = t.ID
+	}
+	admission, err := s.limits.admit(c.Request().Context(), sub, tenant, targets)
+	if err != nil {
+		return nil, err
+	}
+	return &prepared{
+		item: intake.Item{
+			Tenant:      tenant,
+			Type:        sub.eventType,
+			Payload:     sub.payload,
+			ContentType: sub.contentType,
+			OccurredAt:  sub.occurredAt,
+			Metadata:    sub.metadata,
+			WebhookIDs:  ids,
+			Dropped:     admission.dropped,
+		},
+		targets:   targets,
+		admission: admission,
+	}, nil
+}
+
+// accepted is what a producer is told about its event once it is stored.
+func (s *Server) accepted(ctx context.Context, p *prepared, receipt intake.Receipt) acceptedEvent {
+	targets := p.targets
+	if receipt.Replayed {
 		targets = s.replayedTargets(ctx, receipt.WebhookIDs, targets)
 	}
-	answer.Deliveries = make([]acceptedDelivery, len(targets))
+	answer := acceptedEvent{
+		ID:         receipt.ID,
+		Tenant:     p.item.Tenant,
+		Type:       p.item.Type,
+		CreatedAt:  receipt.ID.Time(),
+		Deliveries: make([]acceptedDelivery, len(targets)),
+	}
 	for i, t := range targets {
 		answer.Deliveries[i] = acceptedDelivery{t.ID, acceptedStatus(t.State)}
 	}
-	return api.WriteJSON(c, http.StatusAccepted, answer)
+	if len(receipt.Dropped) > 0 {
+		dropped := make(map[webhook.ID]bool, len(receipt.Dropped))
+		for _, id := range receipt.Dropped {
+			dropped[id] = true
+		}
+		for i := range answer.Deliveries {
+			if d := &answer.Deliveries[i]; dropped[d.WebhookID] {
+				d.Status = webhook.StatusDropped
+			}
+		}
+	}
+	return answer
 }
+
+// eventPath is where an event can be read.
+func eventPath(id webhook.ID) string { return "/v1/events/" + id.String() }
 
 // acceptedEvent is the answer to a submit.
 type acceptedEvent struct {
@@ -163,9 +224,14 @@ func acceptedStatus(state webhook.State) webhook.Status {
 }
 
 // targets are the webhooks that a submission goes to, whatever their state, and
-// the tenant that it belongs to.
-func (s *Server) targets(ctx context.Context, sub *submission, typeField webhook.FieldError) ([]catalog.Target, string, error) {
+// the tenant that it belongs to. It also decides whether the request may submit
+// to that tenant, and to that webhook.
+func (s *Server) targets(c echo.Context, sub *submission, typeField webhook.FieldError) ([]catalog.Target, string, error) {
+	ctx, principal := c.Request().Context(), api.PrincipalOf(c)
 	if sub.way == wayFanOut {
+		if !principal.Covers(sub.tenant) {
+			return nil, "", webhook.Errorf(webhook.CodeForbidden, "The API key is for one tenant, and submits for that tenant alone.")
+		}
 		targets, err := s.catalog.Subscribers(ctx, sub.tenant, sub.eventType)
 		if err != nil {
 			return nil, "", fmt.Errorf("find the webhooks of an event: %w", err)
@@ -177,11 +243,21 @@ func (s *Server) targets(ctx context.Context, sub *submission, typeField webhook
 		return nil, "", fmt.Errorf("find the webhook of an event: %w", err)
 	}
 	w := &entry.Webhook
+	if !principal.Covers(w.Tenant) {
+		return nil, "", postgres.NoWebhook(w.ID.String())
+	}
+	if client := s.clientAddr(c.Request()); !webhook.AllowsAddr(entry.AllowedFrom, client) {
+		return nil, "", webhook.Errorf(webhook.CodeForbidden, "Events may not be submitted to the webhook from %s.", shownAddr(client))
+	}
 	if !w.Subscribes(sub.eventType) {
 		typeField.Detail = "is not among the webhook's event_types"
 		return nil, "", invalidEvent(typeField)
 	}
-	return []catalog.Target{{ID: w.ID, State: w.State}}, w.Tenant, nil
+	target := catalog.Target{ID: w.ID, State: w.State, MaxBacklog: w.MaxBacklog}
+	if w.AcceptPerSecond != nil {
+		target.AcceptPerSecond = *w.AcceptPerSecond
+	}
+	return []catalog.Target{target}, w.Tenant, nil
 }
 
 // replayedTargets are the targets of an event that was accepted earlier. The
@@ -206,16 +282,32 @@ func (s *Server) replayedTargets(ctx context.Context, ids []webhook.ID, today []
 	return targets
 }
 
-// idempotencyKey reads the request's key, if it has one.
-func idempotencyKey(header http.Header, sub *submission) (*intake.IdempotencyKey, error) {
+// idempotencyKey is a submission's key, if its request has one.
+func idempotencyKey(header http.Header, signed string, sub *submission) (*intake.IdempotencyKey, error) {
+	key, err := requestKey(header, signed)
+	if err != nil || key == "" {
+		return nil, err
+	}
+	return &intake.IdempotencyKey{Key: key, Fingerprint: sub.fingerprint()}, nil
+}
+
+// requestKey reads a request's idempotency key, empty if it has none. That of a
+// signed submission is its webhook-id, given as signed: any other would not be
+// covered by the signature.
+func requestKey(header http.Header, signed string) (string, error) {
 	values := header.Values(headerIdempotencyKey)
 	switch {
+	case signed != "" && (len(values) == 0 || len(values) == 1 && values[0] == signed):
+		return signed, nil
+	case signed != "":
+		return "", webhook.Errorf(webhook.CodeMalformed,
+			"The idempotency key of a signed submission is its %s: leave %s out, or send the same.", signature.HeaderID, headerIdempotencyKey)
 	case len(values) == 0:
-		return nil, nil
+		return "", nil
 	case len(values) > 1 || !isVisibleASCII(values[0], maxIdempotencyKeyLength):
-		return nil, webhook.Errorf(webhook.CodeMalformed,
+		return "", webhook.Errorf(webhook.CodeMalformed,
 			"The header %s must be there once, with 1 to %d visible ASCII characters.",
 			headerIdempotencyKey, maxIdempotencyKeyLength)
 	}
-	return &intake.IdempotencyKey{Key: values[0], Fingerprint: sub.fingerprint()}, nil
+	return values[0], nil
 }
