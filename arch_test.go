@@ -18,9 +18,10 @@ const module = "github.com/fairhook/fairhook/"
 // above it in this list, and none on its own line. A package that is not here
 // has no place yet: give it one.
 var layers = [][]string{
-	{"sql", "pkg/client"},
+	{"sql", "pkg/client", "pkg/openapi"},
 	{"pkg/webhook"},
-	{"pkg/strictjson"},
+	{"pkg/strictjson", "pkg/enqueue"},
+	{"pkg/schema"},
 	{"pkg/postgres/pglocal"},
 	{"pkg/postgres"},
 	{"pkg/daemon", "pkg/job"},
@@ -30,6 +31,7 @@ var layers = [][]string{
 	{"pkg/courier"},
 	{"pkg/fairqueue"},
 	{"pkg/catalog"},
+	{"pkg/limit"},
 	{"pkg/intake"},
 	{"pkg/api"},
 	{"pkg/ingest", "pkg/dispatch"},

@@ -60,18 +60,18 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.ServeHTTP(w, r)
 		return
 	}
-	f.probes.ServeHTTP(w, r)
-}
-
-func refuseStarting(w http.ResponseWriter, r *http.Request) {
 	id := r.Header.Get(echo.HeaderXRequestID)
 	if !isVisibleASCII(id, maxRequestIDLength) {
 		id = webhook.NewID(time.Now()).String() // the database's clock is not known yet, and nothing is stored under it
 	}
+	w.Header().Set(echo.HeaderXRequestID, id)
+	f.probes.ServeHTTP(w, r)
+}
+
+func refuseStarting(w http.ResponseWriter, _ *http.Request) {
 	p := kindUnavailable.problem("The service is starting: it has not reached its database yet.")
-	p.RequestID = id
 	header := w.Header()
-	header.Set(echo.HeaderXRequestID, id)
+	p.RequestID = header.Get(echo.HeaderXRequestID)
 	header.Set(echo.HeaderContentType, "application/problem+json")
 	header.Set(echo.HeaderRetryAfter, retryAfter(startingRetryAfter))
 	w.WriteHeader(p.Status)

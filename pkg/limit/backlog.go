@@ -54,7 +54,8 @@ type BacklogConfig struct {
 //
 // With n processes a backlog can go over its limit by what the others accept
 // between two counts: at most 250 ms of it where counting is quick. It falls short
-// by what was delivered since the last count.
+// by what was delivered since the last count, and by what was committed while that
+// was made, which then counts twice until the next.
 //
 // Its methods are safe for concurrent use.
 type Backlog struct {
