@@ -4,7 +4,7 @@
 # exception, and needs root).
 
 GO        ?= go
-# What "make run" passes on to "fairhook dev".
+# What "make run" passes on to "fairhook dev", and "make bench" to "fairhook bench".
 ARGS      ?=
 # What "make test" passes on to "go test", for example TESTFLAGS='-run Submit -v'.
 TESTFLAGS ?=
@@ -27,7 +27,7 @@ export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint fmt docs clean
+.PHONY: help run build test bench lint fmt docs clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: ## Run every test of both modules with the race detector.
 	@.ci/compiler
 	@$(GO) run ./.ci/withpostgres
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(TESTFLAGS) $(PACKAGES)
+
+bench: build ## Measure how many events are accepted, for example ARGS='--duration 10s'.
+	@bin/fairhook bench $(ARGS)
 
 lint: ## Check format, vet and staticcheck.
 	@files=$$($(GOFUMPT) -l .) && if [ -n "$$files" ]; then \

@@ -21,7 +21,7 @@ func newCommand() *cobra.Command {
 		Use:   "fairhook",
 		Short: "The developer's and operator's tool of Fairhook, the webhook sender",
 	}
-	cmd.AddCommand(newDevCommand(), newVersionCommand())
+	cmd.AddCommand(newDevCommand(), newBenchCommand(), newVersionCommand())
 	return cmd
 }
 

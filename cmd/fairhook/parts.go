@@ -72,18 +72,31 @@ func (d *dev) database(ctx context.Context) (map[string]string, error) {
 			"FAIRHOOK_LISTEN_DATABASE_URL": d.cfg.DirectDatabaseURL().Reveal(),
 		}, nil
 	}
+	config, kept := pglocal.Config{}, "in a temporary directory, removed at the end"
+	if d.cfg.DataDir != "" {
+		config.Dir, config.Durable = filepath.Join(d.cfg.DataDir, "postgres"), true
+		kept = "kept in " + config.Dir
+	}
+	server, err := d.postgres(ctx, config, kept)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{
+		"FAIRHOOK_DATABASE_URL":        server.URL(""),
+		"FAIRHOOK_LISTEN_DATABASE_URL": server.URL(""),
+	}, nil
+}
+
+// postgres finds the programs and starts a private server. kept says where its
+// data is.
+func (d *dev) postgres(ctx context.Context, config pglocal.Config, kept string) (*pglocal.Server, error) {
 	programs, err := pglocal.FindOrInstall(ctx, d.out.note)
 	if err != nil {
 		return nil, fmt.Errorf("find Postgres: %w; or name an existing database with --database-url", err)
 	}
 	d.out.step("Postgres programs found in %s", programs)
 
-	config := pglocal.Config{BinDir: programs}
-	kept := "in a temporary directory, removed at the end"
-	if d.cfg.DataDir != "" {
-		config.Dir, config.Durable = filepath.Join(d.cfg.DataDir, "postgres"), true
-		kept = "kept in " + config.Dir
-	}
+	config.BinDir = programs
 	server, err := pglocal.Start(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("start Postgres: %w; or name an existing database with --database-url", err)
@@ -97,10 +110,7 @@ func (d *dev) database(ctx context.Context) (map[string]string, error) {
 		return &diedError{name: "Postgres", log: "the end of its log:\n" + log.tail()}
 	})
 	d.out.step("Postgres started on 127.0.0.1:%d, with its data %s", server.Port(), kept)
-	return map[string]string{
-		"FAIRHOOK_DATABASE_URL":        server.URL(""),
-		"FAIRHOOK_LISTEN_DATABASE_URL": server.URL(""),
-	}, nil
+	return server, nil
 }
 
 // keys settles the two keys: given, kept, or made. It reports whether the

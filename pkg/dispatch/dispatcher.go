@@ -128,7 +128,9 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		return err
 	}
 	d.queue, err = fairqueue.New(ctx, fairqueue.Config{
-		DatabaseURL: d.cfg.DatabaseURL,
+		// Direct too: its connections keep settings of their own, which a pooler in
+		// transaction mode would hand to everybody else.
+		DatabaseURL: d.cfg.ListenURL,
 		ListenURL:   d.cfg.ListenURL,
 		ClientID:    d.cfg.Instance,
 		Limits: func(ctx context.Context, ids []webhook.ID) (map[webhook.ID]fairqueue.Limit, error) {

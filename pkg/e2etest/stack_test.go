@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -44,11 +45,12 @@ type binaries struct {
 var (
 	checked   binaries // with the race detector, if these tests have it
 	unchecked binaries
+	shifted   binaries // with clocks that can be wrong: see wrongClocks
 )
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	for _, b := range []*binaries{&checked, &unchecked} {
+	for _, b := range []*binaries{&checked, &unchecked, &shifted} {
 		if b.dir != "" {
 			_ = os.RemoveAll(b.dir)
 		}
@@ -269,6 +271,16 @@ func (s *stack) run(name string, env ...string) *process {
 	s.t.Helper()
 	addr := freeAddress(s.t)
 	p := start(s.t, s.programs.program(s.t, name), append(append(env, s.env...), "FAIRHOOK_LISTEN="+addr))
+	p.addr = addr
+	return p
+}
+
+// runWith is run with settings that take precedence over the stack's.
+func (s *stack) runWith(name string, env ...string) *process {
+	s.t.Helper()
+	addr := freeAddress(s.t)
+	// Of a variable that is set twice the last counts.
+	p := start(s.t, s.programs.program(s.t, name), slices.Concat(s.env, env, []string{"FAIRHOOK_LISTEN=" + addr}))
 	p.addr = addr
 	return p
 }
