@@ -288,7 +288,7 @@ func (s *stack) runWith(name string, env ...string) *process {
 func (s *stack) client(ingest *process) *client.Client {
 	s.t.Helper()
 	c, err := client.New("http://"+ingest.addr, bootstrap,
-		client.WithRetryMax(20), client.WithRetryWait(10*time.Millisecond, 500*time.Millisecond))
+		client.WithRetryMax(20), client.WithRetryWait(10*time.Millisecond, 2*time.Second))
 	if err != nil {
 		s.t.Fatal(err)
 	}

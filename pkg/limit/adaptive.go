@@ -22,8 +22,11 @@ const (
 	maxFill = 0.8
 	// decrease is what is left of the rate after a second of overload.
 	decrease = 0.8
+	// patience is how many bad seconds in a row it takes for a limit to begin: a
+	// checkpoint or a busy moment of the host is no reason to turn anybody away.
+	patience = 3
 	// increase is what is added to the rate in a good second, as a part of what it
-	// was before it was first lowered.
+	// was before it was first lowered, or of what is asked for if that is more.
 	increase = 0.05
 	// calm is how far below its bounds everything must be in a good second.
 	calm = 0.7
@@ -57,7 +60,7 @@ type Load struct {
 }
 
 // Adaptive lowers the rate at which this process takes events, a fifth each
-// second, while commits are slow, events wait long or the buffer fills up; and
+// second from the third on, while commits are slow, events wait long or the buffer fills up; and
 // raises it again by equal steps when all of that has passed. While there is no
 // trouble there is no limit. A tenant that takes less than an equal share of the
 // rate is not limited, so that the cost of a flood is its own.
@@ -196,6 +199,8 @@ type controller struct {
 	minRate            float64
 
 	rate float64 // +Inf: no limit
+	// bad is how many seconds in a row were, while there was no limit.
+	bad int
 	// peak is what was taken when the rate was first lowered.
 	peak float64
 	// taken is what was taken lately: a second in which all stands still says
@@ -216,19 +221,27 @@ func (c *controller) step(s second) {
 		s.commit.Seconds()/c.maxCommit.Seconds(),
 		s.wait.Seconds()/c.maxWait.Seconds(),
 		s.fill/maxFill)
+	trouble := stress > 1 || stuck
 	switch {
-	case stress > 1 || stuck:
+	case !trouble:
+		c.bad = 0
+	case math.IsInf(c.rate, 1):
+		c.bad++
+	}
+	switch {
+	case trouble && math.IsInf(c.rate, 1) && c.bad < patience:
+	case trouble:
 		if math.IsInf(c.rate, 1) {
 			c.peak = max(c.taken, c.minRate)
 		}
 		c.rate = max(c.minRate, min(c.rate, c.taken)*decrease)
 	case math.IsInf(c.rate, 1) || stress > calm:
 	default:
-		c.rate += max(increase*c.peak, 1)
+		c.rate += max(increase*max(c.peak, s.offered), 1)
 		// Nothing was refused for long, or what can be taken is far more than what
 		// anybody sends.
 		if c.rate >= max(c.peak, s.offered)*roomToSpare {
-			c.rate, c.peak = math.Inf(1), 0
+			c.rate, c.peak, c.bad = math.Inf(1), 0, 0
 		}
 	}
 }

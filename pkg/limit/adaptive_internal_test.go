@@ -17,6 +17,11 @@ func TestController(t *testing.T) {
 	t.Parallel()
 	fresh := func() controller { return newController(time.Second, time.Second, 100) }
 	free := func(c controller) bool { return math.IsInf(c.rate, 1) }
+	trouble := func(c *controller, s second) {
+		for range patience {
+			c.step(s)
+		}
+	}
 
 	t.Run("LimitsNothingWithoutTrouble", func(t *testing.T) {
 		t.Parallel()
@@ -38,7 +43,7 @@ func TestController(t *testing.T) {
 		t.Run(name+"LowerTheRate", func(t *testing.T) {
 			t.Parallel()
 			c := fresh()
-			c.step(s)
+			trouble(&c, s)
 			if c.rate != 800 {
 				t.Errorf("rate is %v after 1,000 in a bad second", c.rate)
 			}
@@ -56,10 +61,40 @@ func TestController(t *testing.T) {
 			}
 		})
 	}
+	t.Run("AMomentOfTroubleLimitsNothing", func(t *testing.T) {
+		t.Parallel()
+		c := fresh()
+		for range 100 {
+			for range patience - 1 {
+				c.step(badSecond)
+			}
+			c.step(goodSecond)
+		}
+		if !free(c) {
+			t.Errorf("rate is %v", c.rate)
+		}
+	})
+	t.Run("RecoversForWhatIsAskedForNotForWhatWasTakenAtTheStart", func(t *testing.T) {
+		t.Parallel()
+		c := fresh()
+		s := badSecond
+		s.taken = 10 // the trouble came with the first events
+		trouble(&c, s)
+		seconds := 0
+		for ; !free(c) && seconds < 100; seconds++ {
+			s = goodSecond
+			s.offered = 5000
+			s.taken = min(s.offered, c.rate)
+			c.step(s)
+		}
+		if seconds > 30 {
+			t.Errorf("free again after %d good seconds", seconds)
+		}
+	})
 	t.Run("StaysWhereItIsBetweenGoodAndBad", func(t *testing.T) {
 		t.Parallel()
 		c := fresh()
-		c.step(badSecond)
+		trouble(&c, badSecond)
 		before := c.rate
 		c.step(second{commit: 900 * time.Millisecond, offered: 1000, taken: 800})
 		if c.rate != before {
@@ -69,7 +104,7 @@ func TestController(t *testing.T) {
 	t.Run("RecoversByEqualSteps", func(t *testing.T) {
 		t.Parallel()
 		c := fresh()
-		c.step(badSecond)
+		trouble(&c, badSecond)
 		for n := 1; ; n++ {
 			before := c.rate
 			s := goodSecond
@@ -202,14 +237,16 @@ func TestAdaptive(t *testing.T) {
 				t.Fatal("refused without trouble")
 			}
 		}
-		load.Commits, load.CommitTime = 2, 4*time.Second
-		a.runOnce(time.Now())
-		if rate := a.Rate(); rate != 800 {
+		for range patience {
+			load.Commits, load.CommitTime = load.Commits+2, load.CommitTime+4*time.Second
+			a.runOnce(time.Now())
+		}
+		if rate := a.Rate(); rate != 512 { // four fifths of what is left of 1,000 after two more seconds
 			t.Errorf("rate is %v", rate)
 		}
 		refused := 0
 		for range 1000 {
-			if ok, rate := a.Admit("one", false); !ok && rate == 800 {
+			if ok, rate := a.Admit("one", false); !ok && rate == 512 {
 				refused++
 			}
 		}
