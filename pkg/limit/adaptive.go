@@ -25,8 +25,11 @@ const (
 	// patience is how many bad seconds in a row it takes for a limit to begin: a
 	// checkpoint or a busy moment of the host is no reason to turn anybody away.
 	patience = 3
-	// increase is what is added to the rate in a good second, as a part of what it
-	// was before it was first lowered, or of what is asked for if that is more.
+	// growth is what the rate is multiplied with in a good second until trouble
+	// comes back for the first time: until then nobody knows what can be taken.
+	growth = 1.25
+	// increase is what is added to the rate in a good second from then on, as a part
+	// of the rate at which trouble last came back.
 	increase = 0.05
 	// calm is how far below its bounds everything must be in a good second.
 	calm = 0.7
@@ -201,8 +204,11 @@ type controller struct {
 	rate float64 // +Inf: no limit
 	// bad is how many seconds in a row were, while there was no limit.
 	bad int
-	// peak is what was taken when the rate was first lowered.
+	// peak is the rate at which trouble began.
 	peak float64
+	// searching says that trouble has not come back since it first began, and
+	// raised that the last second was good.
+	searching, raised bool
 	// taken is what was taken lately: a second in which all stands still says
 	// nothing about what can be taken.
 	taken float64
@@ -231,13 +237,22 @@ func (c *controller) step(s second) {
 	switch {
 	case trouble && math.IsInf(c.rate, 1) && c.bad < patience:
 	case trouble:
-		if math.IsInf(c.rate, 1) {
-			c.peak = max(c.taken, c.minRate)
+		switch {
+		case math.IsInf(c.rate, 1):
+			c.peak, c.searching = max(c.taken, c.minRate), true
+		case c.raised:
+			c.peak, c.searching = c.rate, false
 		}
+		c.raised = false
 		c.rate = max(c.minRate, min(c.rate, c.taken)*decrease)
 	case math.IsInf(c.rate, 1) || stress > calm:
 	default:
-		c.rate += max(increase*max(c.peak, s.offered), 1)
+		c.raised = true
+		if c.searching {
+			c.rate *= growth
+		} else {
+			c.rate += max(increase*c.peak, 1)
+		}
 		// Nothing was refused for long, or what can be taken is far more than what
 		// anybody sends.
 		if c.rate >= max(c.peak, s.offered)*roomToSpare {
