@@ -127,9 +127,6 @@ func (c *config) register(s *daemon.Settings) {
 	s.Check("listen", daemon.CheckListen(&c.Listen))
 	s.Secret(&c.EncryptionKey, "encryption-key", "base64 of the 32 bytes that seal secrets at rest, the same for all processes; make one with: openssl rand -base64 32")
 	s.Check("encryption-key", func() (err error) {
-		if !c.EncryptionKey.IsSet() {
-			return nil // reported as missing already
-		}
 		c.key, err = seal.ParseKey(c.EncryptionKey.Reveal())
 		return err
 	})

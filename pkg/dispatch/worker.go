@@ -237,7 +237,8 @@ func (w *worker) trouble(ctx context.Context, j *river.Job[job.Delivery], err er
 	if ctx.Err() != nil {
 		return err // stopping or cancelled: River knows what to do
 	}
-	w.logger.WarnContext(ctx, "delivery put off", "event_id", j.Args.EventID, "webhook_id", j.Args.WebhookID, "error", err)
+	w.logger.WarnContext(ctx, "delivery put off", "event_id", j.Args.EventID, "webhook_id", j.Args.WebhookID,
+		"attempt", requestsMade(j.Metadata)+1, "error", err)
 	return river.JobSnooze(troublePause)
 }
 

@@ -71,6 +71,9 @@ func TestEveryAcknowledgedEventArrives(t *testing.T) {
 		}
 		checkLog(t, p)
 	}
+	for _, p := range dispatchers {
+		checkAttemptLog(t, p)
+	}
 }
 
 // batches is how many commits the ingests made, by their own count.
@@ -105,6 +108,33 @@ func (s *stack) get(p *process, path string) string {
 		s.t.Fatal(err)
 	}
 	return string(body)
+}
+
+// checkAttemptLog wants a dispatcher's lines about attempts to name them.
+func checkAttemptLog(t *testing.T, p *process) {
+	t.Helper()
+	named := 0
+	for text := range strings.Lines(p.output()) {
+		var line struct {
+			Msg       string `json:"msg"`
+			EventID   string `json:"event_id"`
+			WebhookID string `json:"webhook_id"`
+			Attempt   int    `json:"attempt"`
+			Reason    string `json:"reason"`
+			Status    string `json:"status"`
+		}
+		if json.Unmarshal([]byte(text), &line) != nil || line.Msg != "attempt" {
+			continue
+		}
+		named++
+		if len(line.EventID) != 36 || len(line.WebhookID) != 36 || line.Attempt != 1 || line.Reason != "delivered" || line.Status != "delivered" {
+			t.Errorf("%s logged an attempt as %s", p.name, text)
+			return
+		}
+	}
+	if named == 0 {
+		t.Errorf("%s logged no attempt", p.name)
+	}
 }
 
 // checkLog wants JSON lines that say who speaks.

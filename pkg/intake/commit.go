@@ -410,5 +410,9 @@ func (in *Intake) logBatch(ctx context.Context, items []*pending, inserted int, 
 	if err != nil {
 		attrs = append(attrs, "error", err)
 	}
-	in.logger.DebugContext(ctx, "committed a batch", attrs...)
+	message := "committed a batch"
+	if v != verdictDone {
+		message = "could not commit a batch"
+	}
+	in.logger.DebugContext(ctx, message, attrs...)
 }
