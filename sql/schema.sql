@@ -101,6 +101,39 @@ BEGIN
 END $function$;
 REVOKE ALL ON FUNCTION fairhook.grant_submit_all(name) FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION fairhook.lane_gates_changed()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog'
+AS $function$
+BEGIN
+    IF TG_OP <> 'DELETE' THEN
+        -- A new lease of the probe changes neither the gate nor its time.
+        IF TG_OP = 'UPDATE' AND NEW.closed_at = OLD.closed_at AND NEW.until = OLD.until AND NEW.cause = OLD.cause THEN
+            IF NEW.probe_by IS NOT NULL AND NEW.probe_until IS DISTINCT FROM OLD.probe_until THEN
+                INSERT INTO fairhook.lane_events (webhook_id, event, cause, until) VALUES (NEW.webhook_id, 'probing', NEW.cause, NEW.probe_until);
+            END IF;
+        ELSE
+            INSERT INTO fairhook.lane_events (webhook_id, event, cause, until) VALUES (NEW.webhook_id, 'closed', NEW.cause, NEW.until);
+        END IF;
+        PERFORM pg_notify('fairhook.lanes', NEW.webhook_id::text);
+    ELSE
+        INSERT INTO fairhook.lane_events (webhook_id, event, cause) VALUES (OLD.webhook_id, 'opened', OLD.cause);
+        PERFORM pg_notify('fairhook.lanes', OLD.webhook_id::text);
+    END IF;
+    RETURN NULL;
+END $function$;
+
+CREATE OR REPLACE FUNCTION fairhook.lane_owners_changed()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog'
+AS $function$
+BEGIN
+    PERFORM pg_notify('fairhook.lanes', OLD.webhook_id::text);
+    RETURN NULL;
+END $function$;
+
 CREATE OR REPLACE FUNCTION fairhook.metadata_faults(metadata jsonb)
  RETURNS jsonb
  LANGUAGE sql
@@ -426,6 +459,33 @@ BEGIN
     RETURN NULL;
 END $function$;
 
+CREATE OR REPLACE FUNCTION fairhook.webhooks_deleted()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog'
+AS $function$
+BEGIN
+    INSERT INTO fairhook.deleted_webhooks (id, tenant) VALUES (OLD.id, OLD.tenant) ON CONFLICT DO NOTHING;
+    DELETE FROM fairhook.lane_gates WHERE webhook_id = OLD.id;
+    DELETE FROM fairhook.lane_owners WHERE webhook_id = OLD.id;
+    RETURN NULL;
+END $function$;
+
+CREATE OR REPLACE FUNCTION fairhook.webhooks_gated()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog'
+AS $function$
+BEGIN
+    IF OLD.status <> 'active' THEN
+        INSERT INTO fairhook.lane_events (webhook_id, event, cause) VALUES (OLD.id, 'opened', OLD.status);
+    END IF;
+    IF NEW.status <> 'active' THEN
+        INSERT INTO fairhook.lane_events (webhook_id, event, cause, detail) VALUES (NEW.id, 'closed', NEW.status, NEW.disabled_reason);
+    END IF;
+    RETURN NULL;
+END $function$;
+
 CREATE OR REPLACE FUNCTION fairhook.webhooks_notify()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -499,6 +559,14 @@ CREATE TABLE fairhook.attempts (
     CONSTRAINT attempts_pkey PRIMARY KEY (event_id, id)
 ) PARTITION BY RANGE (event_id);
 
+CREATE TABLE fairhook.deleted_webhooks (
+    id uuid NOT NULL,
+    tenant text NOT NULL,
+    deleted_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT deleted_webhooks_pkey PRIMARY KEY (id)
+);
+CREATE INDEX deleted_webhooks_at_idx ON fairhook.deleted_webhooks USING btree (deleted_at);
+
 CREATE TABLE fairhook.event_types (
     name text NOT NULL,
     description text NOT NULL,
@@ -538,9 +606,58 @@ CREATE TABLE fairhook.instances (
     host text NOT NULL,
     started_at timestamp with time zone NOT NULL DEFAULT now(),
     heartbeat_at timestamp with time zone NOT NULL DEFAULT now(),
+    capacity integer NOT NULL DEFAULT 0,
+    in_flight integer NOT NULL DEFAULT 0,
+    draining boolean NOT NULL DEFAULT false,
     CONSTRAINT instances_pkey PRIMARY KEY (id),
     CONSTRAINT instances_role_check CHECK ((role = ANY (ARRAY['ingest'::text, 'dispatcher'::text])))
 );
+
+CREATE TABLE fairhook.lane_events (
+    webhook_id uuid NOT NULL,
+    at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    event text NOT NULL,
+    cause text NOT NULL,
+    until timestamp with time zone,
+    detail text
+);
+CREATE INDEX lane_events_at_idx ON fairhook.lane_events USING btree (at);
+CREATE INDEX lane_events_webhook_idx ON fairhook.lane_events USING btree (webhook_id, at);
+
+CREATE TABLE fairhook.lane_gates (
+    webhook_id uuid NOT NULL,
+    cause text NOT NULL,
+    until timestamp with time zone NOT NULL,
+    in_a_row integer NOT NULL DEFAULT 1,
+    closed_at timestamp with time zone NOT NULL,
+    probe_by text,
+    probe_until timestamp with time zone,
+    updated_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT lane_gates_cause_check CHECK ((cause = ANY (ARRAY['receiver'::text, 'breaker'::text]))),
+    CONSTRAINT lane_gates_pkey PRIMARY KEY (webhook_id)
+);
+CREATE INDEX lane_gates_updated_idx ON fairhook.lane_gates USING btree (updated_at);
+CREATE TRIGGER lane_gates_changed AFTER INSERT OR DELETE OR UPDATE ON fairhook.lane_gates FOR EACH ROW EXECUTE FUNCTION fairhook.lane_gates_changed();
+
+CREATE UNLOGGED TABLE fairhook.lane_health (
+    webhook_id uuid NOT NULL,
+    delivered bigint NOT NULL,
+    failed bigint NOT NULL,
+    updated_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT lane_health_pkey PRIMARY KEY (webhook_id)
+)
+WITH (fillfactor=50);
+CREATE INDEX lane_health_updated_idx ON fairhook.lane_health USING btree (updated_at);
+
+CREATE TABLE fairhook.lane_owners (
+    webhook_id uuid NOT NULL,
+    owner text NOT NULL,
+    epoch bigint NOT NULL DEFAULT 1,
+    until timestamp with time zone NOT NULL,
+    CONSTRAINT lane_owners_pkey PRIMARY KEY (webhook_id)
+);
+CREATE INDEX lane_owners_owner_idx ON fairhook.lane_owners USING btree (owner);
+CREATE TRIGGER lane_owners_changed AFTER DELETE ON fairhook.lane_owners FOR EACH ROW EXECUTE FUNCTION fairhook.lane_owners_changed();
 
 CREATE UNLOGGED TABLE fairhook.rate_buckets (
     name text NOT NULL,
@@ -673,9 +790,14 @@ CREATE TABLE fairhook.webhooks (
     accept_per_second double precision,
     max_backlog integer NOT NULL DEFAULT 1000000,
     allowed_cidrs text[] NOT NULL DEFAULT '{}'::text[],
+    rate_per_second double precision,
+    burst integer,
+    weight smallint NOT NULL DEFAULT 1,
     CONSTRAINT webhooks_pkey PRIMARY KEY (id),
     CONSTRAINT webhooks_status_check CHECK ((status = ANY (ARRAY['active'::text, 'paused'::text, 'disabled'::text])))
 );
 CREATE INDEX webhooks_gated_idx ON fairhook.webhooks USING btree (id) WHERE (status <> 'active'::text);
 CREATE INDEX webhooks_tenant_idx ON fairhook.webhooks USING btree (tenant, id);
+CREATE TRIGGER webhooks_deleted AFTER DELETE ON fairhook.webhooks FOR EACH ROW EXECUTE FUNCTION fairhook.webhooks_deleted();
+CREATE TRIGGER webhooks_gated AFTER UPDATE OF status ON fairhook.webhooks FOR EACH ROW WHEN ((old.status IS DISTINCT FROM new.status)) EXECUTE FUNCTION fairhook.webhooks_gated();
 CREATE TRIGGER webhooks_notify AFTER INSERT OR DELETE OR UPDATE ON fairhook.webhooks FOR EACH ROW EXECUTE FUNCTION fairhook.webhooks_notify();

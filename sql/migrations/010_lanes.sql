@@ -1,0 +1,156 @@
+-- What all dispatchers must know of a lane: its limits at delivery, the gate that
+-- a receiver or the breaker closed, who owns it, and how its deliveries go. Also
+-- what an instance says of itself, and which webhooks are gone.
+-- Locks: ACCESS EXCLUSIVE on webhooks and on instances for an instant; the defaults
+-- are constants, so no row is rewritten. SHARE ROW EXCLUSIVE on webhooks for the
+-- triggers. No foreign keys: what is written per delivery must not lock webhooks.
+
+ALTER TABLE fairhook.webhooks
+    ADD COLUMN rate_per_second double precision,                -- NULL: no limit
+    ADD COLUMN burst           integer,                         -- NULL: as many as the rate allows in 0.2 s
+    ADD COLUMN weight          smallint NOT NULL DEFAULT 1;     -- of its lane's turns
+
+-- Why a lane may not be fetched now, other than its webhook's own status. One row
+-- for a webhook that was gated and has not succeeded since; it stays after the gate
+-- has opened, so that the next one can be longer.
+CREATE TABLE fairhook.lane_gates (
+    webhook_id  uuid        PRIMARY KEY,
+    cause       text        NOT NULL CHECK (cause IN ('receiver', 'breaker')),
+    until       timestamptz NOT NULL,               -- when it opens; the breaker's: when one delivery may probe
+    in_a_row    integer     NOT NULL DEFAULT 1,     -- gates since the last success
+    closed_at   timestamptz NOT NULL,               -- when the last of them began
+    probe_by    text,                               -- the instance that may send the breaker's probe
+    probe_until timestamptz,                        -- and how long nobody else may
+    updated_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX lane_gates_updated_idx ON fairhook.lane_gates (updated_at);
+
+-- When gates closed and opened, and why: append-only, for people and for explain.
+CREATE TABLE fairhook.lane_events (
+    webhook_id uuid        NOT NULL,
+    at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    event      text        NOT NULL, -- closed, opened, probing
+    cause      text        NOT NULL, -- receiver, breaker, paused, disabled
+    until      timestamptz,          -- of a gate that opens by itself
+    detail     text
+);
+CREATE INDEX lane_events_webhook_idx ON fairhook.lane_events (webhook_id, at);
+CREATE INDEX lane_events_at_idx ON fairhook.lane_events (at);
+
+-- Lanes that only one dispatcher may work at a time. The epoch grows with each new
+-- owner.
+CREATE TABLE fairhook.lane_owners (
+    webhook_id uuid        PRIMARY KEY,
+    owner      text        NOT NULL, -- an instance
+    epoch      bigint      NOT NULL DEFAULT 1,
+    until      timestamptz NOT NULL
+);
+CREATE INDEX lane_owners_owner_idx ON fairhook.lane_owners (owner);
+
+-- How the deliveries of webhooks in trouble go, for ingest to see: counters that
+-- only grow. Worth nothing after a crash.
+CREATE UNLOGGED TABLE fairhook.lane_health (
+    webhook_id uuid        PRIMARY KEY,
+    delivered  bigint      NOT NULL,
+    failed     bigint      NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50);
+CREATE INDEX lane_health_updated_idx ON fairhook.lane_health (updated_at);
+
+-- Whose a webhook was that is gone: a submission to it that is repeated is answered
+-- as it was the first time.
+CREATE TABLE fairhook.deleted_webhooks (
+    id         uuid        PRIMARY KEY,
+    tenant     text        NOT NULL,
+    deleted_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX deleted_webhooks_at_idx ON fairhook.deleted_webhooks (deleted_at);
+
+ALTER TABLE fairhook.instances
+    ADD COLUMN capacity  integer NOT NULL DEFAULT 0,        -- how much it can take at once now
+    ADD COLUMN in_flight integer NOT NULL DEFAULT 0,        -- how much of that is in use
+    ADD COLUMN draining  boolean NOT NULL DEFAULT false;    -- it was told to stop
+
+CREATE FUNCTION fairhook.lane_gates_changed() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    IF TG_OP <> 'DELETE' THEN
+        -- A new lease of the probe changes neither the gate nor its time.
+        IF TG_OP = 'UPDATE' AND NEW.closed_at = OLD.closed_at AND NEW.until = OLD.until AND NEW.cause = OLD.cause THEN
+            IF NEW.probe_by IS NOT NULL AND NEW.probe_until IS DISTINCT FROM OLD.probe_until THEN
+                INSERT INTO fairhook.lane_events (webhook_id, event, cause, until) VALUES (NEW.webhook_id, 'probing', NEW.cause, NEW.probe_until);
+            END IF;
+        ELSE
+            INSERT INTO fairhook.lane_events (webhook_id, event, cause, until) VALUES (NEW.webhook_id, 'closed', NEW.cause, NEW.until);
+        END IF;
+        PERFORM pg_notify('fairhook.lanes', NEW.webhook_id::text);
+    ELSE
+        INSERT INTO fairhook.lane_events (webhook_id, event, cause) VALUES (OLD.webhook_id, 'opened', OLD.cause);
+        PERFORM pg_notify('fairhook.lanes', OLD.webhook_id::text);
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER lane_gates_changed AFTER INSERT OR UPDATE OR DELETE ON fairhook.lane_gates
+    FOR EACH ROW EXECUTE FUNCTION fairhook.lane_gates_changed();
+
+CREATE FUNCTION fairhook.lane_owners_changed() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    PERFORM pg_notify('fairhook.lanes', OLD.webhook_id::text);
+    RETURN NULL;
+END $$;
+
+-- Only a lane that is given up is news to others: they wait for it.
+CREATE TRIGGER lane_owners_changed AFTER DELETE ON fairhook.lane_owners
+    FOR EACH ROW EXECUTE FUNCTION fairhook.lane_owners_changed();
+
+-- A webhook that is paused, disabled or active again.
+CREATE FUNCTION fairhook.webhooks_gated() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    IF OLD.status <> 'active' THEN
+        INSERT INTO fairhook.lane_events (webhook_id, event, cause) VALUES (OLD.id, 'opened', OLD.status);
+    END IF;
+    IF NEW.status <> 'active' THEN
+        INSERT INTO fairhook.lane_events (webhook_id, event, cause, detail) VALUES (NEW.id, 'closed', NEW.status, NEW.disabled_reason);
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER webhooks_gated AFTER UPDATE OF status ON fairhook.webhooks
+    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION fairhook.webhooks_gated();
+
+CREATE FUNCTION fairhook.webhooks_deleted() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    INSERT INTO fairhook.deleted_webhooks (id, tenant) VALUES (OLD.id, OLD.tenant) ON CONFLICT DO NOTHING;
+    DELETE FROM fairhook.lane_gates WHERE webhook_id = OLD.id;
+    DELETE FROM fairhook.lane_owners WHERE webhook_id = OLD.id;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER webhooks_deleted AFTER DELETE ON fairhook.webhooks
+    FOR EACH ROW EXECUTE FUNCTION fairhook.webhooks_deleted();
+
+---- create above / drop below ----
+
+DROP TRIGGER webhooks_deleted ON fairhook.webhooks;
+DROP FUNCTION fairhook.webhooks_deleted();
+DROP TRIGGER webhooks_gated ON fairhook.webhooks;
+DROP FUNCTION fairhook.webhooks_gated();
+DROP TABLE fairhook.deleted_webhooks;
+DROP TABLE fairhook.lane_health;
+DROP TABLE fairhook.lane_owners;
+DROP FUNCTION fairhook.lane_owners_changed();
+DROP TABLE fairhook.lane_events;
+DROP TABLE fairhook.lane_gates;
+DROP FUNCTION fairhook.lane_gates_changed();
+ALTER TABLE fairhook.instances
+    DROP COLUMN draining,
+    DROP COLUMN in_flight,
+    DROP COLUMN capacity;
+ALTER TABLE fairhook.webhooks
+    DROP COLUMN weight,
+    DROP COLUMN burst,
+    DROP COLUMN rate_per_second;
