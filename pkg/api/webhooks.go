@@ -28,7 +28,7 @@ const maxFaults = 50
 var (
 	chosenFields = []string{
 		"tenant", "url", "description", "event_types", "status", "headers", "timeout_seconds",
-		"max_in_flight", "retry_schedule_seconds", "max_age_seconds", "accept_per_second", "max_backlog",
+		"max_in_flight", "rate_per_second", "burst", "weight", "retry_schedule_seconds", "max_age_seconds", "accept_per_second", "max_backlog",
 		"allowed_cidrs", "secret",
 	}
 	setByFairhook = []string{"id", "disabled_reason", "created_at", "updated_at"}
@@ -110,6 +110,8 @@ func resetWebhook(w *webhook.Webhook) {
 	w.Headers = map[string]string{}
 	w.TimeoutSeconds = webhook.DefaultTimeoutSeconds
 	w.MaxInFlight = webhook.DefaultMaxInFlight
+	w.RatePerSecond, w.Burst = nil, nil
+	w.Weight = webhook.DefaultWeight
 	w.RetrySchedule = webhook.DefaultRetrySchedule()
 	w.MaxAgeSeconds = webhook.DefaultMaxAgeSeconds
 	w.AcceptPerSecond = nil
@@ -130,6 +132,9 @@ func (a *API) apply(o *strictjson.Object, w *webhook.Webhook) []webhook.FieldErr
 	set(o, "headers", &w.Headers, defaults.Headers, o.StringMap)
 	set(o, "timeout_seconds", &w.TimeoutSeconds, defaults.TimeoutSeconds, o.Int)
 	set(o, "max_in_flight", &w.MaxInFlight, defaults.MaxInFlight, o.Int)
+	set(o, "rate_per_second", &w.RatePerSecond, defaults.RatePerSecond, o.Float)
+	set(o, "burst", &w.Burst, defaults.Burst, func(name string) *int { n := o.Int(name); return &n })
+	set(o, "weight", &w.Weight, defaults.Weight, o.Int)
 	set(o, "retry_schedule_seconds", &w.RetrySchedule, defaults.RetrySchedule, o.Ints)
 	set(o, "max_age_seconds", &w.MaxAgeSeconds, defaults.MaxAgeSeconds, o.Int)
 	set(o, "accept_per_second", &w.AcceptPerSecond, defaults.AcceptPerSecond, o.Float)

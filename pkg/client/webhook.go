@@ -27,6 +27,13 @@ type Webhook struct {
 	Headers        map[string]string `json:"headers"` // sent with every request
 	TimeoutSeconds int               `json:"timeout_seconds"`
 	MaxInFlight    int               `json:"max_in_flight"`
+	// RatePerSecond limits how many requests a second are made; nil: no limit.
+	// Burst is how many may be made at once after a pause; nil: what the rate
+	// allows in 0.2 s.
+	RatePerSecond *float64 `json:"rate_per_second"`
+	Burst         *int     `json:"burst"`
+	// Weight is its part of the turns beside other webhooks with a backlog.
+	Weight int `json:"weight"`
 	// RetrySchedule is the waits after each failed attempt, in seconds: n
 	// entries allow n+1 attempts.
 	RetrySchedule []int `json:"retry_schedule_seconds"`
@@ -65,6 +72,11 @@ type NewWebhook struct {
 	Headers        map[string]string `json:"headers,omitzero"`
 	TimeoutSeconds int               `json:"timeout_seconds,omitzero"`
 	MaxInFlight    int               `json:"max_in_flight,omitzero"`
+	// RatePerSecond: nil is no limit. Burst needs one; nil is what it allows in
+	// 0.2 s.
+	RatePerSecond *float64 `json:"rate_per_second,omitzero"`
+	Burst         *int     `json:"burst,omitzero"`
+	Weight        int      `json:"weight,omitzero"` // default: 1
 	// RetrySchedule: nil is the default schedule, empty is a single attempt.
 	RetrySchedule []int `json:"retry_schedule_seconds,omitzero"`
 	MaxAgeSeconds int   `json:"max_age_seconds,omitzero"`
@@ -98,6 +110,9 @@ type WebhookUpdate struct {
 	Headers         map[string]string `json:"headers,omitzero"`
 	TimeoutSeconds  *int              `json:"timeout_seconds,omitzero"`
 	MaxInFlight     *int              `json:"max_in_flight,omitzero"`
+	RatePerSecond   *float64          `json:"rate_per_second,omitzero"`
+	Burst           *int              `json:"burst,omitzero"`
+	Weight          *int              `json:"weight,omitzero"`
 	RetrySchedule   []int             `json:"retry_schedule_seconds,omitzero"`
 	MaxAgeSeconds   *int              `json:"max_age_seconds,omitzero"`
 	AcceptPerSecond *float64          `json:"accept_per_second,omitzero"`

@@ -2,7 +2,7 @@ package postgres_test
 
 import (
 	"bytes"
-	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -31,6 +31,9 @@ func insertWebhook(t *testing.T, q postgres.Querier, tenant string) *webhook.Web
 		RetrySchedule:  []int{},
 		MaxAgeSeconds:  5,
 		MaxBacklog:     6,
+		RatePerSecond:  new(7.5),
+		Burst:          new(8),
+		Weight:         9,
 		AllowedCIDRs:   []string{"192.0.2.0/24"},
 	}
 	if err := postgres.InsertWebhook(t.Context(), q, w); err != nil {
@@ -50,7 +53,7 @@ func TestWebhooks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", w) {
+		if !reflect.DeepEqual(got, w) {
 			t.Errorf("read %+v\nwant %+v", got, w)
 		}
 		if age := time.Since(w.CreatedAt); age < -time.Minute || age > time.Minute || !w.CreatedAt.Equal(w.UpdatedAt) {

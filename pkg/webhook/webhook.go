@@ -29,6 +29,7 @@ const (
 	DefaultMaxInFlight    = 50
 	DefaultMaxAgeSeconds  = 4 * 24 * 60 * 60
 	DefaultMaxBacklog     = 1_000_000
+	DefaultWeight         = 1
 )
 
 // DefaultRetrySchedule is the waits after each failed attempt, in seconds: 10
@@ -53,6 +54,9 @@ const (
 	MaxMaxAgeSeconds     = 30 * 24 * 60 * 60
 	MaxMaxBacklog        = 100_000_000
 	MaxAcceptPerSecond   = 1_000_000
+	MaxRatePerSecond     = 1_000_000
+	MaxBurst             = 1_000_000
+	MaxWeight            = 100
 	MaxAllowedCIDRs      = 100
 )
 
@@ -70,6 +74,14 @@ type Webhook struct {
 	Headers        map[string]string `json:"headers"` // sent with every request
 	TimeoutSeconds int               `json:"timeout_seconds"`
 	MaxInFlight    int               `json:"max_in_flight"`
+	// RatePerSecond limits how many requests a second are made, over all
+	// dispatchers; nil: no limit. Burst is how many may be made at once after a
+	// pause; nil: what the rate allows in 0.2 s.
+	RatePerSecond *float64 `json:"rate_per_second"`
+	Burst         *int     `json:"burst"`
+	// Weight is the webhook's part of the dispatchers' turns beside others that
+	// have a backlog too.
+	Weight int `json:"weight"`
 	// RetrySchedule is the waits after each failed attempt, in seconds: n
 	// entries allow n+1 attempts.
 	RetrySchedule []int `json:"retry_schedule_seconds"`
@@ -150,6 +162,16 @@ func (w *Webhook) Check() []FieldError {
 	}
 	within("/timeout_seconds", w.TimeoutSeconds, 1, MaxTimeoutSeconds)
 	within("/max_in_flight", w.MaxInFlight, 1, MaxMaxInFlight)
+	if w.RatePerSecond != nil && !(*w.RatePerSecond > 0 && *w.RatePerSecond <= MaxRatePerSecond) {
+		fault("/rate_per_second", fmt.Sprintf("must be more than 0 and at most %d, or null for no limit", MaxRatePerSecond))
+	}
+	if w.Burst != nil {
+		within("/burst", *w.Burst, 1, MaxBurst)
+		if w.RatePerSecond == nil {
+			fault("/burst", "needs a rate_per_second, which it is a burst of")
+		}
+	}
+	within("/weight", w.Weight, 1, MaxWeight)
 	if len(w.RetrySchedule) > MaxRetries {
 		fault("/retry_schedule_seconds", fmt.Sprintf("must have at most %d entries", MaxRetries))
 	}

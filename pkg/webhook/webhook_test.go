@@ -12,7 +12,7 @@ func valid() *Webhook {
 	return &Webhook{
 		Tenant: "acme", URL: "https://example.com/", EventTypes: []string{"*"}, State: StateActive,
 		TimeoutSeconds: DefaultTimeoutSeconds, MaxInFlight: DefaultMaxInFlight,
-		RetrySchedule: DefaultRetrySchedule(), MaxAgeSeconds: DefaultMaxAgeSeconds, MaxBacklog: DefaultMaxBacklog,
+		RetrySchedule: DefaultRetrySchedule(), MaxAgeSeconds: DefaultMaxAgeSeconds, MaxBacklog: DefaultMaxBacklog, Weight: DefaultWeight,
 	}
 }
 
@@ -81,6 +81,8 @@ func TestCheckNamesEveryFaultAtOnce(t *testing.T) {
 	w.MaxAgeSeconds = -1
 	none := 0.0
 	w.AcceptPerSecond = &none
+	tooMany := MaxBurst + 1
+	w.RatePerSecond, w.Burst, w.Weight = &none, &tooMany, MaxWeight+1
 	w.MaxBacklog = 0
 	w.AllowedCIDRs = []string{"192.0.2.0/24", "192.0.2.1/24", "nowhere"}
 	var got []string
@@ -88,11 +90,24 @@ func TestCheckNamesEveryFaultAtOnce(t *testing.T) {
 		got = append(got, fault.Pointer)
 	}
 	want := []string{
-		"/accept_per_second", "/allowed_cidrs/1", "/allowed_cidrs/2", "/description", "/event_types/1", "/headers/Host", "/headers/Webhook-Id", "/headers/X-Bad", "/headers/bad name",
-		"/max_age_seconds", "/max_backlog", "/max_in_flight", "/retry_schedule_seconds/1", "/retry_schedule_seconds/2", "/tenant", "/timeout_seconds",
+		"/accept_per_second", "/allowed_cidrs/1", "/allowed_cidrs/2", "/burst", "/description", "/event_types/1", "/headers/Host", "/headers/Webhook-Id", "/headers/X-Bad", "/headers/bad name",
+		"/max_age_seconds", "/max_backlog", "/max_in_flight", "/rate_per_second", "/retry_schedule_seconds/1", "/retry_schedule_seconds/2", "/tenant", "/timeout_seconds", "/weight",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("faults at\n%v, want\n%v", got, want)
+	}
+}
+
+func TestABurstNeedsARate(t *testing.T) {
+	t.Parallel()
+	w, burst, rate := valid(), 5, 2.5
+	w.Burst = &burst
+	if faults := w.Check(); len(faults) != 1 || faults[0].Pointer != "/burst" {
+		t.Errorf("faults %v, want one about /burst", faults)
+	}
+	w.RatePerSecond = &rate
+	if faults := w.Check(); len(faults) != 0 {
+		t.Errorf("faults %v, want none with a rate", faults)
 	}
 }
 
