@@ -18,6 +18,7 @@ import (
 	"github.com/fairhook/fairhook/pkg/daemon"
 	"github.com/fairhook/fairhook/pkg/dispatch"
 	"github.com/fairhook/fairhook/pkg/egress"
+	"github.com/fairhook/fairhook/pkg/limit"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/seal"
 )
@@ -39,6 +40,12 @@ type config struct {
 	RequireHTTPS bool
 	// Workers is how many requests may be in flight at once.
 	Workers int
+	// MaxPerHost is how many requests one target host may get at once.
+	MaxPerHost int
+	// BreakerFailures, BreakerAttempts and BreakerWindow say when webhooks' breakers
+	// open: in percent of the attempts, 0 for never, of at least so many, in so long.
+	BreakerFailures, BreakerAttempts int
+	BreakerWindow                    time.Duration
 	// DrainTimeout is how long running requests may go on after the first
 	// signal, and ShutdownTimeout how long stopping may take in all.
 	DrainTimeout, ShutdownTimeout time.Duration
@@ -89,8 +96,18 @@ func (c *config) register(s *daemon.Settings) {
 	s.Bool(&c.RequireHTTPS, "require-https", false, "refuse to send to http URLs")
 	s.Int(&c.Workers, "workers", dispatch.DefaultWorkers, "requests in flight at once, at most")
 	s.Check("workers", func() error {
-		if c.Workers < 1 || c.Workers > dispatch.MaxWorkers {
-			return fmt.Errorf("must be between 1 and %d", dispatch.MaxWorkers)
+		return within(c.Workers, 1, dispatch.MaxWorkers)
+	})
+	s.Int(&c.MaxPerHost, "max-in-flight-per-host", dispatch.DefaultMaxPerHost, "requests that one target host may get at once, over all dispatchers, which must be set alike, and all webhooks that point to it; 0: any number")
+	s.Check("max-in-flight-per-host", func() error { return within(c.MaxPerHost, 0, 1_000_000) })
+	s.Int(&c.BreakerFailures, "breaker-failures", 100*limit.DefaultBreakerFailures, "percent of a webhook's attempts that must fail for its breaker to open, which leaves its deliveries waiting but for a probe now and then; 0: it never opens")
+	s.Check("breaker-failures", func() error { return within(c.BreakerFailures, 0, 100) })
+	s.Int(&c.BreakerAttempts, "breaker-attempts", limit.DefaultBreakerAttempts, "attempts, over all dispatchers, that there must be for a breaker to open")
+	s.Check("breaker-attempts", func() error { return within(c.BreakerAttempts, 2, 1_000_000) })
+	s.Duration(&c.BreakerWindow, "breaker-window", limit.DefaultBreakerWindow, "time that --breaker-failures and --breaker-attempts are about")
+	s.Check("breaker-window", func() error {
+		if c.BreakerWindow < time.Second || c.BreakerWindow > time.Hour {
+			return errors.New("must be between 1s and 1h")
 		}
 		return nil
 	})
@@ -102,6 +119,13 @@ func (c *config) register(s *daemon.Settings) {
 		}
 		return nil
 	})
+}
+
+func within(value, low, high int) error {
+	if value < low || value > high {
+		return fmt.Errorf("must be between %d and %d", low, high)
+	}
+	return nil
 }
 
 func run(ctx context.Context, cfg config) error {
@@ -144,10 +168,15 @@ func run(ctx context.Context, cfg config) error {
 			Version:     daemon.Version(),
 			Workers:     cfg.Workers,
 			Drain:       cfg.DrainTimeout,
-			Guard:       guard,
-			Box:         seal.New(cfg.key),
-			Logger:      logger,
-			Registerer:  registry,
+			MaxPerHost:  cfg.MaxPerHost,
+			Breaker: limit.BreakerConfig{
+				Failures: float64(cfg.BreakerFailures) / 100, Attempts: cfg.BreakerAttempts, Window: cfg.BreakerWindow,
+			},
+			NoBreaker:  cfg.BreakerFailures == 0,
+			Guard:      guard,
+			Box:        seal.New(cfg.key),
+			Logger:     logger,
+			Registerer: registry,
 		})
 		if err != nil {
 			if ctx.Err() != nil {

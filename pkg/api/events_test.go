@@ -48,7 +48,7 @@ func record(t *testing.T, b *testBundle, a webhook.Attempt) webhook.Attempt {
 	if a.StartedAt.IsZero() {
 		a.StartedAt = time.Now().UTC().Truncate(time.Microsecond)
 	}
-	if err := postgres.RecordAttempts(t.Context(), b.db, []webhook.Attempt{a}, nil); err != nil {
+	if err := postgres.RecordAttempts(t.Context(), b.db, []webhook.Attempt{a}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	return a
@@ -222,7 +222,7 @@ func TestADeliveryIsNeverNowhere(t *testing.T) {
 			err := postgres.RecordAttempts(t.Context(), b.db, []webhook.Attempt{{
 				ID: webhook.NewID(time.Now()), EventID: event, WebhookID: hook, Tenant: "acme", Number: 1, StartedAt: time.Now(),
 				Reason: webhook.ReasonDelivered, Status: webhook.StatusDelivered, StatusCode: &code, Instance: "test-1",
-			}}, nil)
+			}}, nil, nil)
 			if err == nil {
 				_, err = b.db.Exec(t.Context(), `DELETE FROM fairhook.river_job WHERE unique_key = $1`, slices.Concat(event[:], hook[:]))
 			}

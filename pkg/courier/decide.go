@@ -132,6 +132,12 @@ func gate(result Result, consecutive int) time.Duration {
 	if result.HasRetryAfter && result.RetryAfter > 0 {
 		return min(result.RetryAfter, MaxRetryAfter)
 	}
+	return GateLength(consecutive)
+}
+
+// GateLength is how long a gate lasts for which nobody named a time, after so many
+// in a row before it.
+func GateLength(consecutive int) time.Duration {
 	wait := MinGate
 	for range consecutive {
 		if wait *= 2; wait >= MaxGate {

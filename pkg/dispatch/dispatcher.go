@@ -19,6 +19,7 @@ import (
 	"github.com/fairhook/fairhook/pkg/daemon"
 	"github.com/fairhook/fairhook/pkg/egress"
 	"github.com/fairhook/fairhook/pkg/fairqueue"
+	"github.com/fairhook/fairhook/pkg/limit"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/seal"
 	"github.com/fairhook/fairhook/pkg/webhook"
@@ -29,6 +30,8 @@ const (
 	DefaultWorkers = 1000
 	MaxWorkers     = river.QueueNumWorkersMax
 	DefaultDrain   = 20 * time.Second
+	// DefaultMaxPerHost is what the largest cap of one webhook can be.
+	DefaultMaxPerHost = webhook.MaxMaxInFlight
 
 	// poolConns is the size of the pool that everything but the fetch shares.
 	// With the fetch pool and two connections for LISTEN a dispatcher holds at
@@ -69,6 +72,13 @@ type Config struct {
 	// Drain is how long running requests may go on once the process is told to
 	// stop. Default: DefaultDrain.
 	Drain time.Duration
+	// MaxPerHost is how many requests one target host may get at once, over all
+	// dispatchers and all webhooks that point to it. 0: any number.
+	MaxPerHost int
+	// Breaker says when webhooks' breakers open; its zero value has the defaults.
+	// NoBreaker does without them.
+	Breaker   limit.BreakerConfig
+	NoBreaker bool
 	// Guard is what requests go out through.
 	Guard *egress.Guard
 	// Box opens the webhooks' secrets.
@@ -88,6 +98,8 @@ type Dispatcher struct {
 	loader    *batcher[webhook.ID, loaded]
 	recorder  *batcher[record, error]
 	heartbeat *heartbeat
+	gates     *gatekeeper
+	capacity  *capacity
 	working   atomic.Bool // the River client has started and not been told to stop
 }
 
@@ -127,19 +139,26 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 	if _, err := postgres.EnsurePartitions(ctx, d.pool, 1); err != nil {
 		return err
 	}
+	var breakers *limit.Breakers
+	if !d.cfg.NoBreaker {
+		breakers = limit.NewBreakers(d.cfg.Breaker)
+	}
+	d.gates = newGatekeeper(breakers)
+	d.capacity = newCapacity(d.cfg.Workers, func() { d.queue.Freed() })
+	m.showCapacity(d.cfg.Registerer, d.capacity)
 	d.queue, err = fairqueue.New(ctx, fairqueue.Config{
 		// Direct too: its connections keep settings of their own, which a pooler in
 		// transaction mode would hand to everybody else.
 		DatabaseURL: d.cfg.ListenURL,
 		ListenURL:   d.cfg.ListenURL,
 		ClientID:    d.cfg.Instance,
-		Limits: func(ctx context.Context, ids []webhook.ID) (map[webhook.ID]fairqueue.Limit, error) {
-			return limits(ctx, d.pool, ids)
-		},
-		Clock:      d.clock,
-		Duties:     d.duties(),
-		Logger:     d.cfg.Logger,
-		Registerer: d.cfg.Registerer,
+		Limits:      d.limits,
+		MaxPerHost:  d.cfg.MaxPerHost,
+		Room:        d.capacity.room,
+		Clock:       d.clock,
+		Duties:      d.duties(),
+		Logger:      d.cfg.Logger,
+		Registerer:  d.cfg.Registerer,
 	})
 	if err != nil {
 		return err
@@ -164,7 +183,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		return fmt.Errorf("read the host name: %w", err)
 	}
 	d.heartbeat = &heartbeat{
-		db: d.pool, queue: d.queue, logger: d.cfg.Logger, metrics: m,
+		db: d.pool, share: d.share, queue: d.queue, logger: d.cfg.Logger, metrics: m,
 		instance: d.cfg.Instance, version: d.cfg.Version, host: host, known: make(chan struct{}),
 	}
 	workers := river.NewWorkers()
@@ -179,7 +198,8 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		clock:     d.clock,
 		logger:    d.cfg.Logger,
 		metrics:   m,
-		gates:     map[webhook.ID]gates{},
+		gates:     d.gates,
+		capacity:  d.capacity,
 	})
 	d.client, err = river.NewClient(fairqueue.NewDriver(d.pool, d.queue), d.riverConfig(workers))
 	if err != nil {
@@ -313,17 +333,10 @@ func (d *Dispatcher) startRiver(ctx context.Context) error {
 	}
 }
 
-// limits reads what the fetch must know of webhooks.
-func limits(ctx context.Context, db postgres.Querier, ids []webhook.ID) (map[webhook.ID]fairqueue.Limit, error) {
-	found, err := postgres.WebhookLimits(ctx, db, ids)
-	if err != nil {
-		return nil, err
-	}
-	limits := make(map[webhook.ID]fairqueue.Limit, len(found))
-	for _, l := range found {
-		limits[l.ID] = fairqueue.Limit{MaxInFlight: l.MaxInFlight, Gated: l.State != webhook.StateActive}
-	}
-	return limits, nil
+// share says among how many dispatchers webhooks' caps are divided.
+func (d *Dispatcher) share(dispatchers int) {
+	d.gates.sharers.Store(int64(dispatchers))
+	d.queue.Share(dispatchers)
 }
 
 // quiet passes on River's warnings and errors, and leaves out its line for each

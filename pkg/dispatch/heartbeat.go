@@ -37,6 +37,7 @@ const (
 // promised. An advisory lock sees to it that one does the work.
 type heartbeat struct {
 	db       postgres.Querier
+	share    func(dispatchers int) // told how many are alive
 	queue    *fairqueue.Queue
 	logger   *slog.Logger
 	metrics  *metrics
@@ -102,7 +103,7 @@ func (h *heartbeat) beat(ctx context.Context) {
 	}
 	h.lastBeat = before
 	h.metrics.dispatchers.Set(float64(alive))
-	h.queue.Share(alive)
+	h.share(alive)
 	h.knownOnce.Do(func() { close(h.known) })
 }
 

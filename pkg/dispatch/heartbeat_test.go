@@ -11,7 +11,7 @@ func TestHeartbeatLetsOthersSpeakAfterItWasStopped(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	h := b.start().heartbeat
-	h = &heartbeat{db: h.db, queue: h.queue, logger: h.logger, metrics: h.metrics, instance: "first", known: make(chan struct{})}
+	h = &heartbeat{db: h.db, share: h.share, queue: h.queue, logger: h.logger, metrics: h.metrics, instance: "first", known: make(chan struct{})}
 	h.healthySince, h.lastBeat = time.Now().Add(-time.Hour), time.Now().Add(-time.Minute)
 	h.beat(t.Context())
 	if h.observed() {

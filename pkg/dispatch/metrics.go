@@ -3,6 +3,7 @@ package dispatch
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
@@ -13,6 +14,7 @@ type metrics struct {
 	recordDuration  prometheus.Histogram
 	recordBatch     prometheus.Histogram
 	recordErrors    prometheus.Counter
+	gates           *prometheus.CounterVec // by what happened and why
 	heartbeatErrors prometheus.Counter
 	dispatchers     prometheus.Gauge
 }
@@ -47,6 +49,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "fairhook_attempt_record_errors_total",
 			Help: "Commits of attempts that failed; each is tried again.",
 		}),
+		gates: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fairhook_gate_changes_total",
+			Help: "Gates of webhooks' lanes that attempts of this dispatcher closed, by cause, or opened.",
+		}, []string{"change"}),
 		heartbeatErrors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "fairhook_heartbeat_errors_total",
 			Help: "Heartbeats that could not be written.",
@@ -56,9 +62,28 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Dispatchers that this one has heard of lately, itself included.",
 		}),
 	}
-	reg.MustRegister(m.attempts, m.attemptDuration, m.endToEnd, m.recordDuration, m.recordBatch, m.recordErrors,
+	reg.MustRegister(m.attempts, m.attemptDuration, m.endToEnd, m.recordDuration, m.recordBatch, m.recordErrors, m.gates,
 		m.heartbeatErrors, m.dispatchers)
 	return m
+}
+
+// gate counts a change of a gate.
+func (m *metrics) gate(change *postgres.GateChange) {
+	switch {
+	case change == nil:
+	case change.Cause == "":
+		m.gates.WithLabelValues("opened").Inc()
+	default:
+		m.gates.WithLabelValues(string(change.Cause)).Inc()
+	}
+}
+
+// showCapacity shows how much the dispatcher can take.
+func (m *metrics) showCapacity(reg prometheus.Registerer, c *capacity) {
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "fairhook_dispatcher_capacity",
+		Help: "Deliveries that this dispatcher can have in its own hands at once, by how long its own part of them takes.",
+	}, func() float64 { return float64(c.size()) }))
 }
 
 func (m *metrics) observe(a *webhook.Attempt) {

@@ -21,11 +21,12 @@ const (
 	recordPauseMax = time.Second
 )
 
-// record is one attempt to be written, and whether its webhook must be disabled
-// with it.
+// record is one attempt to be written, and what it does to its webhook: whether it
+// must be disabled, and what happens to its gate.
 type record struct {
 	attempt webhook.Attempt
 	disable bool
+	gate    *postgres.GateChange // nil: nothing
 }
 
 // disabledGone is what a webhook's owner is told when a 410 disabled it.
@@ -55,11 +56,17 @@ func newRecorder(db postgres.Querier, logger *slog.Logger, m *metrics) *batcher[
 // commit writes records, trying again for as long as trying again can help.
 func commit(ctx context.Context, db postgres.Querier, logger *slog.Logger, m *metrics, records []record) error {
 	attempts := make([]webhook.Attempt, len(records))
-	var disable []postgres.Disabling
+	var (
+		disable []postgres.Disabling
+		gates   []postgres.GateChange
+	)
 	for i, r := range records {
 		attempts[i] = r.attempt
 		if r.disable {
 			disable = append(disable, postgres.Disabling{WebhookID: r.attempt.WebhookID, Reason: disabledGone})
+		}
+		if r.gate != nil {
+			gates = append(gates, *r.gate)
 		}
 	}
 	partitionsMade := false
@@ -68,7 +75,7 @@ func commit(ctx context.Context, db postgres.Querier, logger *slog.Logger, m *me
 		err := func() error {
 			ctx, cancel := context.WithTimeout(ctx, recordTimeout)
 			defer cancel()
-			return postgres.RecordAttempts(ctx, db, attempts, disable)
+			return postgres.RecordAttempts(ctx, db, attempts, disable, gates)
 		}()
 		if err == nil {
 			m.recordDuration.Observe(time.Since(started).Seconds())

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -38,25 +37,8 @@ type worker struct {
 	clock     *postgres.Clock
 	logger    *slog.Logger
 	metrics   *metrics
-
-	gatesMu sync.Mutex
-	gates   map[webhook.ID]gates // of webhooks since their last success; guarded by gatesMu
-}
-
-// gates counts the gates of a webhook in a row.
-type gates struct {
-	n  int
-	at time.Time // when the last began
-}
-
-// before is how many gates there were before the one that is answered to a
-// request that started at this moment. A request that was under way when the last
-// one began says nothing new: its answer belongs to that one.
-func (g gates) before(started time.Time) int {
-	if g.n > 0 && !started.After(g.at) {
-		return g.n - 1
-	}
-	return g.n
+	gates     *gatekeeper
+	capacity  *capacity
 }
 
 // Work makes one attempt, or ends a delivery that must not be attempted. What it
@@ -86,7 +68,9 @@ func (w *worker) Work(ctx context.Context, j *river.Job[job.Delivery]) error {
 		// meanwhile does not lead here: its delivery gets one last attempt.
 		return w.end(ctx, j, hook.Tenant, webhook.ReasonCrashed, webhook.StatusExhausted)
 	}
+	done := w.capacity.begin()
 	message, err := load(ctx, w.loader, j.Args.EventID)
+	done()
 	switch {
 	case err != nil:
 		return w.trouble(ctx, j, err)
@@ -123,7 +107,7 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 	decision := courier.Decide(courier.Policy{
 		Schedule: seconds(hook.RetrySchedule),
 		MaxAge:   time.Duration(hook.MaxAgeSeconds) * time.Second,
-	}, j.Attempt, age, w.gatesInARow(hook.ID, started), result, 2*rand.Float64()-1)
+	}, j.Attempt, age, w.gates.inARow(hook.ID, started), result, 2*rand.Float64()-1)
 
 	a := webhook.Attempt{
 		ID:        webhook.NewID(w.clock.Now()),
@@ -153,10 +137,13 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 		retryAt = w.clock.Now().Add(decision.Wait)
 		a.NextAttemptAt = &retryAt
 	}
-	if err := w.record(ctx, record{attempt: a, disable: decision.DisableWebhook}); err != nil {
+	ended := w.clock.Now()
+	change := w.gates.judge(hook.ID, a.Reason, decision.Gate, started, ended)
+	if err := w.record(ctx, record{attempt: a, disable: decision.DisableWebhook, gate: change}); err != nil {
 		return err
 	}
-	w.applyGate(hook.ID, started, decision)
+	w.queue.Observe(hook.ID, started, ended, paceSignal(a.Reason))
+	w.applyGate(hook.ID, change, decision)
 	return w.report(ctx, j, &a, decision, retryAt)
 }
 
@@ -246,6 +233,8 @@ func (w *worker) trouble(ctx context.Context, j *river.Job[job.Delivery], err er
 // was made is recorded even if the process is stopping.
 func (w *worker) record(ctx context.Context, r record) error {
 	a := &r.attempt
+	done := w.capacity.begin()
+	defer done()
 	refused, err := w.recorder.Do(context.WithoutCancel(ctx), r)
 	if err == nil && isBadData(refused) {
 		// The row can never be written: its event's partition is past retention,
@@ -261,6 +250,7 @@ func (w *worker) record(ctx context.Context, r record) error {
 		return fmt.Errorf("record attempt %d of event %s for webhook %s: %w", a.Number, a.EventID, a.WebhookID, err)
 	}
 	w.metrics.observe(a)
+	w.metrics.gate(r.gate)
 	level := slog.LevelDebug
 	if a.Status.Terminal() && a.Status != webhook.StatusDelivered {
 		level = slog.LevelWarn // one line per final failure
@@ -274,30 +264,15 @@ func (w *worker) record(ctx context.Context, r record) error {
 	return nil
 }
 
-// applyGate closes the lane for a while when the receiver asked for it, on this
-// dispatcher.
-func (w *worker) applyGate(id webhook.ID, started time.Time, decision courier.Decision) {
-	w.gatesMu.Lock()
-	if decision.Gate > 0 {
-		if g := w.gates[id]; g.before(started) == g.n {
-			w.gates[id] = gates{g.n + 1, w.clock.Now()}
-		}
-	} else if decision.Status == webhook.StatusDelivered {
-		delete(w.gates, id)
-	}
-	w.gatesMu.Unlock()
-	if decision.Gate > 0 {
-		w.queue.Gate(id, w.clock.Now().Add(decision.Gate))
-	}
-	if decision.DisableWebhook {
+// applyGate does here at once what was recorded for all.
+func (w *worker) applyGate(id webhook.ID, change *postgres.GateChange, decision courier.Decision) {
+	switch {
+	case change == nil && !decision.DisableWebhook:
+	case change != nil && change.Cause != "":
+		w.queue.Gate(id, change.Until)
+	default:
 		w.queue.Changed(id)
 	}
-}
-
-func (w *worker) gatesInARow(id webhook.ID, started time.Time) int {
-	w.gatesMu.Lock()
-	defer w.gatesMu.Unlock()
-	return w.gates[id].before(started)
 }
 
 // requestsMade reads how many requests a delivery has behind it from its job's

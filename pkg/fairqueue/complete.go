@@ -175,5 +175,5 @@ func (q *Queue) dueAt(id [16]byte, at time.Time) {
 		return
 	}
 	q.ring.wakeAt(id, at)
-	signal(q.timer)
+	signal(q.ring.timer)
 }

@@ -11,39 +11,49 @@ import (
 const (
 	// discoverStep is how many lanes one statement of discovery visits.
 	discoverStep = 1000
-	// discoverSteps is how many statements one round may take; what is left is
-	// visited in the next round.
-	discoverSteps = 20
+	// discoverBudget is how long one round may take while notifications arrive,
+	// which make discovery a backstop; what is left is visited in the next round.
+	// Without them a round visits all lanes.
+	discoverBudget = 20 * time.Millisecond
 )
 
 // discoverSQL walks the distinct lanes of the index from a cursor on, and says
 // of each when its next job is due. It is a loose index scan: it touches one
-// entry per lane, however long the lanes are.
+// entry per lane, however long the lanes are. Only where that one is not due yet
+// are the other priorities looked at.
 const discoverSQL = `
 WITH RECURSIVE lanes AS (
-	(SELECT queue, 1 AS n FROM fairhook.river_job
-	 WHERE state = 'available' AND queue > $1 ORDER BY queue LIMIT 1)
+	(SELECT queue, scheduled_at, 1 AS n FROM fairhook.river_job
+	 WHERE state = 'available' AND queue > $1 ORDER BY queue, priority, scheduled_at LIMIT 1)
 	UNION ALL
-	SELECT (SELECT j.queue FROM fairhook.river_job j
-	        WHERE j.state = 'available' AND j.queue > lanes.queue ORDER BY j.queue LIMIT 1), n + 1
-	FROM lanes WHERE lanes.queue IS NOT NULL AND n < $2
+	SELECT next.queue, next.scheduled_at, n + 1
+	FROM lanes CROSS JOIN LATERAL (
+		SELECT j.queue, j.scheduled_at FROM fairhook.river_job j
+		WHERE j.state = 'available' AND j.queue > lanes.queue
+		ORDER BY j.queue, j.priority, j.scheduled_at LIMIT 1
+	) next
+	WHERE n < $2
 )
-SELECT queue, (
+SELECT queue, CASE WHEN scheduled_at <= now() THEN scheduled_at ELSE (
 	SELECT min(first.scheduled_at) FROM generate_series(1, 4) AS p (priority)
 	CROSS JOIN LATERAL (
 		SELECT j.scheduled_at FROM fairhook.river_job j
 		WHERE j.state = 'available' AND j.queue = lanes.queue AND j.priority = p.priority
 		ORDER BY j.scheduled_at LIMIT 1) first
-) FROM lanes WHERE queue IS NOT NULL`
+) END FROM lanes`
 
 // runDiscovery finds the lanes that nobody told us of: what was waiting when the
-// process started, and what a lost notification was about. Every second it
-// visits up to discoverStep × discoverSteps lanes.
+// process started, and what a lost notification was about. While notifications
+// cannot arrive it visits every lane each second, and believes nothing that was
+// learned before; otherwise a part of them.
 func (q *Queue) runDiscovery(ctx context.Context) {
 	ticker := time.NewTicker(discoverInterval)
 	defer ticker.Stop()
 	cursor := ""
 	for {
+		if !q.hears.Load() && q.ring.unlearnAll() {
+			signal(q.kick)
+		}
 		next, err := q.discover(ctx, cursor)
 		if err != nil && ctx.Err() == nil {
 			q.metrics.discoverErrors.Inc()
@@ -63,7 +73,7 @@ func (q *Queue) runDiscovery(ctx context.Context) {
 // discover is one round from cursor on. It returns where the next round begins:
 // at the start again once the walk reached the end.
 func (q *Queue) discover(ctx context.Context, cursor string) (string, error) {
-	for range discoverSteps {
+	for started := time.Now(); ; {
 		n, last, err := q.discoverStep(ctx, cursor)
 		if err != nil {
 			return cursor, err
@@ -72,8 +82,10 @@ func (q *Queue) discover(ctx context.Context, cursor string) (string, error) {
 			return "", nil
 		}
 		cursor = last
+		if q.hears.Load() && time.Since(started) > discoverBudget {
+			return cursor, nil
+		}
 	}
-	return cursor, nil
 }
 
 func (q *Queue) discoverStep(ctx context.Context, cursor string) (n int, last string, err error) {
@@ -103,7 +115,7 @@ func (q *Queue) discoverStep(ctx context.Context, cursor string) (n int, last st
 		signal(q.kick)
 	}
 	if timed {
-		signal(q.timer)
+		signal(q.ring.timer)
 	}
 	if err != nil {
 		return 0, "", fmt.Errorf("discover lanes: %w", err)

@@ -17,6 +17,8 @@ const (
 	maxPasses = 4
 	// maxLanes bounds how many lanes one statement asks.
 	maxLanes = 1000
+	// firstPriority is that of all jobs but those that step back behind others.
+	firstPriority = 1
 )
 
 // onlyIndexScans is the AfterConnect hook of the fetch pool. The fetch's
@@ -28,8 +30,10 @@ func onlyIndexScans(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// fetchSQL claims the oldest due jobs of each lane, at most its limit. The claim
-// is written as = ANY(ARRAY(...)): joined to the CTE it is planned as a scan.
+// fetchSQL claims the oldest due jobs of each lane, at most its limit: of lanes
+// that are looked at as a whole ($1, $2), and of those that are looked at from a
+// floor on ($6, $7, $8), where only the first priority can be. The claim is written
+// as = ANY(ARRAY(...)): joined to the CTE it is planned as a scan.
 const fetchSQL = `
 WITH picked AS MATERIALIZED (
 	SELECT j.id
@@ -39,6 +43,18 @@ WITH picked AS MATERIALIZED (
 		WHERE state = 'available' AND queue = l.lane AND scheduled_at <= now()
 		  AND ($5::text[] IS NULL OR kind = ANY($5))
 		ORDER BY priority, scheduled_at, id
+		LIMIT l.n
+		FOR UPDATE SKIP LOCKED
+	) j
+	UNION ALL
+	SELECT j.id
+	FROM unnest($6::text[], $7::integer[], $8::timestamptz[]) AS l (lane, n, floor)
+	CROSS JOIN LATERAL (
+		SELECT id FROM fairhook.river_job
+		WHERE state = 'available' AND queue = l.lane AND priority = 1
+		  AND scheduled_at >= l.floor AND scheduled_at <= now()
+		  AND ($5::text[] IS NULL OR kind = ANY($5))
+		ORDER BY scheduled_at, id
 		LIMIT l.n
 		FOR UPDATE SKIP LOCKED
 	) j
@@ -60,7 +76,10 @@ RETURNING r.id, r.args, r.attempt, r.attempted_at, r.created_at, r.kind, r.max_a
 func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailableParams) ([]*rivertype.JobRow, error) {
 	var jobs []*rivertype.JobRow
 	for range maxPasses {
-		free := params.MaxToLock - len(jobs)
+		free := q.free(params.MaxToLock - len(jobs))
+		if free <= 0 {
+			return jobs, nil
+		}
 		if err := q.learnLimits(ctx, free); err != nil {
 			return jobs, err
 		}
@@ -78,13 +97,9 @@ func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailablePa
 		got, again := q.claim(got)
 		q.putOff(ctx, again)
 		q.metrics.fetched.Add(float64(len(got)))
-		fetched := make(map[webhook.ID]int, len(grants))
-		for _, j := range got {
-			if id, ok := LaneWebhook(j.Queue); ok {
-				fetched[id]++
-			}
+		if q.ring.settle(grants, harvest(grants, got)) {
+			signal(q.kick)
 		}
-		q.ring.settle(grants, fetched)
 		jobs = append(jobs, got...)
 		if len(jobs) >= params.MaxToLock {
 			return jobs, nil
@@ -96,11 +111,61 @@ func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailablePa
 	return jobs, nil
 }
 
+// free is how many of the slots that River offers may be filled now.
+func (q *Queue) free(slots int) int {
+	if q.cfg.Room == nil {
+		return slots
+	}
+	// First the flag and then the room, so that room made in between is noticed.
+	q.held.Store(true)
+	room := q.cfg.Room()
+	if room >= slots {
+		q.held.Store(false)
+		return slots
+	}
+	return room
+}
+
+// harvest counts what was fetched of each lane, and tells each grant what the
+// newest of it was.
+func harvest(grants []grant, jobs []*rivertype.JobRow) map[webhook.ID]int {
+	fetched := make(map[webhook.ID]int, len(grants))
+	newest := make(map[webhook.ID]time.Time, len(grants))
+	for _, j := range jobs {
+		id, ok := LaneWebhook(j.Queue)
+		if !ok {
+			continue
+		}
+		fetched[id]++
+		if j.Priority == firstPriority && j.ScheduledAt.After(newest[id]) {
+			newest[id] = j.ScheduledAt
+		}
+	}
+	for i := range grants {
+		grants[i].newest = newest[grants[i].lane.id]
+	}
+	return fetched
+}
+
 func (q *Queue) claimFrom(ctx context.Context, grants []grant, params *riverdriver.JobGetAvailableParams) ([]*rivertype.JobRow, error) {
-	lanes, limits := laneNames(grants)
-	rows, err := q.pool.Query(ctx, fetchSQL, lanes, limits, params.ClientID, params.MaxAttemptedBy, params.Kind)
+	var whole, busy struct {
+		lanes  []string
+		limits []int32
+	}
+	floors := []time.Time{}
+	for _, g := range grants {
+		part := &whole
+		if !g.from.IsZero() {
+			part = &busy
+			floors = append(floors, g.from)
+		}
+		part.lanes = append(part.lanes, Lane(g.lane.id))
+		part.limits = append(part.limits, int32(g.limit))
+	}
+	rows, err := q.pool.Query(ctx, fetchSQL, whole.lanes, whole.limits, params.ClientID, params.MaxAttemptedBy, params.Kind,
+		busy.lanes, busy.limits, floors)
 	if err != nil {
-		return nil, fmt.Errorf("fetch from %d lanes: %w", len(lanes), err)
+		return nil, fmt.Errorf("fetch from %d lanes: %w", len(grants), err)
 	}
 	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*rivertype.JobRow, error) {
 		j := &rivertype.JobRow{State: rivertype.JobStateRunning, AttemptedBy: []string{params.ClientID}}
@@ -113,7 +178,7 @@ func (q *Queue) claimFrom(ctx context.Context, grants []grant, params *riverdriv
 		return j, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("fetch from %d lanes: %w", len(lanes), err)
+		return nil, fmt.Errorf("fetch from %d lanes: %w", len(grants), err)
 	}
 	return jobs, nil
 }
@@ -139,11 +204,11 @@ func (q *Queue) putOff(ctx context.Context, jobs []*rivertype.JobRow) {
 
 // learnLimits reads the limits of the lanes that come next and have none yet.
 func (q *Queue) learnLimits(ctx context.Context, n int) error {
-	ids := q.ring.unknown(min(n, maxLanes))
+	ids, sharers := q.ring.unknown(min(n, maxLanes))
 	if len(ids) == 0 {
 		return nil
 	}
-	limits, err := q.cfg.Limits(ctx, ids)
+	limits, err := q.cfg.Limits(ctx, ids, sharers)
 	if err != nil {
 		return fmt.Errorf("read the limits of %d webhooks: %w", len(ids), err)
 	}
@@ -151,7 +216,7 @@ func (q *Queue) learnLimits(ctx context.Context, n int) error {
 	for _, id := range ids {
 		limit, exists := limits[id]
 		if !exists {
-			limit = Limit{MaxInFlight: webhook.DefaultMaxInFlight}
+			limit = Limit{MaxInFlight: webhook.DefaultMaxInFlight, Owned: true} // nothing is sent
 		}
 		learned[id] = limit
 	}

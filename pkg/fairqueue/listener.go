@@ -11,12 +11,16 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/rivertype"
+
+	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
 // River's notification topics for new jobs and for what is asked of running ones.
 const (
 	topicInsert  = "river_insert"
 	topicControl = "river_control"
+	// topicLanes is ours: a lane whose gate or owner changed.
+	topicLanes = "lanes"
 )
 
 // errNotConnected is returned where River uses a listener before Connect.
@@ -55,9 +59,14 @@ func (l *listener) Connect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connect the listener: %w", err)
 	}
+	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{l.schema + "." + topicLanes}.Sanitize()); err != nil {
+		_ = conn.Close(ctx) // it is of no use, and gone either way
+		return fmt.Errorf("listen for lanes: %w", err)
+	}
 	l.conn = conn
+	l.q.hears.Store(true)
 	// Whatever was said while nobody listened is found by looking.
-	signal(l.q.look)
+	l.q.Reset()
 	return nil
 }
 
@@ -70,6 +79,7 @@ func (l *listener) Close(ctx context.Context) error {
 	}
 	err := l.conn.Close(ctx)
 	l.conn = nil
+	l.q.hears.Store(false)
 	return err
 }
 
@@ -141,6 +151,9 @@ func (l *listener) WaitForNotification(ctx context.Context) (*riverdriver.Notifi
 		signal(l.q.kick)
 	}
 	if err != nil {
+		if ctx.Err() == nil {
+			l.q.hears.Store(false) // until River has connected anew
+		}
 		return nil, err
 	}
 	return l.translate(n.Channel, n.Payload), nil
@@ -152,6 +165,12 @@ func (l *listener) translate(channel, payload string) *riverdriver.Notification 
 	topic := strings.TrimPrefix(channel, l.schema+".")
 	if topic == topicControl {
 		return &riverdriver.Notification{Topic: topic, Payload: translateControl(payload)}
+	}
+	if topic == topicLanes {
+		if id, err := webhook.ParseID(payload); err == nil {
+			l.q.Changed(id)
+		}
+		return wakeUp()
 	}
 	if topic != topicInsert {
 		return &riverdriver.Notification{Topic: topic, Payload: payload}

@@ -8,6 +8,8 @@ type metrics struct {
 	fetchErrors    prometheus.Counter
 	discoverErrors prometheus.Counter
 	staleFinishes  prometheus.Counter
+	tokens         prometheus.Counter
+	tokenErrors    prometheus.Counter
 	givenBack      *prometheus.CounterVec
 	leader         prometheus.Gauge
 	dutyErrors     *prometheus.CounterVec
@@ -37,6 +39,14 @@ func newMetrics(reg prometheus.Registerer, q *Queue) *metrics {
 			Name: "fairhook_stale_finishes_total",
 			Help: "Finishes that were ignored since the delivery had been given to another claim.",
 		}),
+		tokens: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "fairhook_delivery_tokens_total",
+			Help: "Tokens taken for deliveries of webhooks with a rate_per_second.",
+		}),
+		tokenErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "fairhook_delivery_token_errors_total",
+			Help: "Exchanges of delivery tokens that failed: meanwhile webhooks with a rate_per_second wait.",
+		}),
 		givenBack: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fairhook_given_back_deliveries_total",
 			Help: "Running deliveries taken from an instance that died (dead) or a claim that was lost (lost), by what became of them.",
@@ -60,7 +70,7 @@ func newMetrics(reg prometheus.Registerer, q *Queue) *metrics {
 		})
 	}
 	reg.MustRegister(
-		m.fetchDuration, m.fetched, m.fetchErrors, m.discoverErrors, m.staleFinishes, m.givenBack,
+		m.fetchDuration, m.fetched, m.fetchErrors, m.discoverErrors, m.staleFinishes, m.tokens, m.tokenErrors, m.givenBack,
 		m.leader, m.dutyErrors, m.dutySuccess,
 		lanes("fairhook_lanes_active", "Lanes in this dispatcher's ring.", func(active, _, _ int) int { return active }),
 		lanes("fairhook_lanes_gated", "Lanes that have something due behind a gate.", func(_, gated, _ int) int { return gated }),

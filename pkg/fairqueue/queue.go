@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -41,9 +42,17 @@ type Config struct {
 	ListenURL string
 	// ClientID is the River client's id and the instance's: fresh at each start.
 	ClientID string
-	// Limits loads the limits of webhooks. A webhook missing from the answer
-	// does not exist: its deliveries are fetched so that they can be ended.
-	Limits func(ctx context.Context, ids []webhook.ID) (map[webhook.ID]Limit, error)
+	// Limits loads the limits of webhooks, whose caps are divided among so many
+	// dispatchers: a lane whose cap is smaller than that is claimed for this one, or
+	// its gate is closed until it can be. A webhook missing from the answer does not
+	// exist: its deliveries are fetched so that they can be ended.
+	Limits func(ctx context.Context, ids []webhook.ID, sharers int) (map[webhook.ID]Limit, error)
+	// MaxPerHost is how many requests one target host may get at once, over all
+	// dispatchers and all webhooks that point to it; 0: any number.
+	MaxPerHost int
+	// Room is how many more jobs the dispatcher can take now, besides what River's
+	// worker slots allow. nil: any number.
+	Room func() int
 	// Clock is the database's clock.
 	Clock interface{ Now() time.Time }
 	// Duties run on the elected leader.
@@ -61,8 +70,12 @@ type Queue struct {
 	ring    *ring
 	metrics *metrics
 	kick    chan struct{} // buffered 1: the producer should fetch
-	timer   chan struct{} // buffered 1: the due times changed
 	look    chan struct{} // buffered 1: discovery should run now
+
+	// held says that Config.Room kept the last fetch from taking more.
+	held atomic.Bool
+	// hears says that the listener's connection is up.
+	hears atomic.Bool
 
 	mu sync.Mutex
 	// claims is the jobs this process holds: fetched, and not yet committed as
@@ -91,12 +104,12 @@ func New(ctx context.Context, cfg Config) (*Queue, error) {
 	q := &Queue{
 		cfg:    cfg,
 		pool:   pool,
-		ring:   newRing(),
+		ring:   newRing(cfg.Clock.Now),
 		kick:   make(chan struct{}, 1),
-		timer:  make(chan struct{}, 1),
 		look:   make(chan struct{}, 1),
 		claims: map[int64]int{},
 	}
+	q.ring.hostCap = cfg.MaxPerHost
 	q.metrics = newMetrics(cfg.Registerer, q)
 	return q, nil
 }
@@ -106,17 +119,24 @@ func (q *Queue) Close() { q.pool.Close() }
 
 // Share tells the queue how many dispatchers are alive: each takes its part of
 // every webhook's cap.
-func (q *Queue) Share(dispatchers int) { q.ring.share(dispatchers) }
+func (q *Queue) Share(dispatchers int) { q.ring.setSharers(dispatchers) }
+
+// Freed says that Config.Room has grown: what it held back can be fetched.
+func (q *Queue) Freed() {
+	if q.held.CompareAndSwap(true, false) {
+		signal(q.kick)
+	}
+}
 
 // Gate keeps a webhook's lane from being fetched until the given time, by the
 // database's clock. What is waiting keeps its place.
 func (q *Queue) Gate(id webhook.ID, until time.Time) {
 	q.ring.gate(id, until)
-	signal(q.timer)
+	signal(q.ring.timer)
 }
 
 // Changed says that a webhook's settings changed: its limits are read anew
-// before its lane is fetched again, and a gate that they closed is looked at.
+// before its lane is fetched again, its gate included.
 func (q *Queue) Changed(id webhook.ID) {
 	if q.ring.unlearn(id) {
 		signal(q.kick)
@@ -131,13 +151,15 @@ func (q *Queue) Reset() {
 	signal(q.look)
 }
 
-// Run keeps the ring fed: due times, discovery and the give-back of claims that
-// were lost on the way. It returns when ctx ends.
+// Run keeps the ring fed: due times, discovery, tokens, the lanes that it owns, and
+// the give-back of claims that were lost on the way. It returns when ctx ends.
 func (q *Queue) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { q.runTimer(ctx) })
 	wg.Go(func() { q.runDiscovery(ctx) })
 	wg.Go(func() { q.runReconcile(ctx) })
+	wg.Go(func() { q.runTokens(ctx) })
+	wg.Go(func() { q.runOwners(ctx) })
 	wg.Wait()
 	return nil
 }
@@ -151,7 +173,7 @@ func (q *Queue) runTimer(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
-		case <-q.timer:
+		case <-q.ring.timer:
 		}
 		woken, next := q.ring.wakeDue(q.cfg.Clock.Now())
 		if woken {
@@ -228,14 +250,4 @@ func (p producerState) JobFinish(job *rivertype.JobRow) {
 	if ok && p.q.ring.finish(id) {
 		signal(p.q.kick)
 	}
-}
-
-// laneNames turns grants into the parameters of the fetch.
-func laneNames(grants []grant) (lanes []string, limits []int32) {
-	lanes = make([]string, len(grants))
-	limits = make([]int32, len(grants))
-	for i, g := range grants {
-		lanes[i], limits[i] = Lane(g.lane.id), int32(g.limit)
-	}
-	return lanes, limits
 }

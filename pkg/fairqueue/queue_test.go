@@ -67,7 +67,7 @@ func setupOn(t *testing.T, database *pgtest.Database, clientID string) *testBund
 	return b
 }
 
-func (b *testBundle) readLimits(_ context.Context, ids []webhook.ID) (map[webhook.ID]Limit, error) {
+func (b *testBundle) readLimits(_ context.Context, ids []webhook.ID, _ int) (map[webhook.ID]Limit, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	limits := map[webhook.ID]Limit{}
@@ -285,8 +285,8 @@ func TestFetch(t *testing.T) {
 		b.insert(t, hook, 5)
 		b.setLimit(hook, Limit{MaxInFlight: 10, Gated: true})
 		resume := sync.OnceFunc(func() { b.setLimit(hook, Limit{MaxInFlight: 10}) })
-		b.cfg.Limits = func(ctx context.Context, ids []webhook.ID) (map[webhook.ID]Limit, error) {
-			limits, err := b.readLimits(ctx, ids)
+		b.cfg.Limits = func(ctx context.Context, ids []webhook.ID, sharers int) (map[webhook.ID]Limit, error) {
+			limits, err := b.readLimits(ctx, ids, sharers)
 			resume() // and it is heard of before the answer is here
 			return limits, err
 		}
@@ -389,7 +389,7 @@ func TestFetch(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
 		hook := b.newID()
-		plan := explain(t, b.pool, "force_generic_plan", fetchSQL, []string{Lane(hook)}, []int32{5}, "c", 100, []string{"delivery"})
+		plan := explain(t, b.pool, "force_generic_plan", fetchSQL, []string{Lane(hook)}, []int32{5}, "c", 100, []string{"delivery"}, []string{Lane(hook)}, []int32{5}, []time.Time{time.Now()})
 		for _, want := range []string{"river_job_prioritized_fetching_index", "river_job_pkey"} {
 			if !contains(plan, want) {
 				t.Errorf("the plan does not use %s:\n%s", want, plan)
@@ -556,7 +556,7 @@ func TestGiveBack(t *testing.T) {
 	recordAs := func(t *testing.T, b *testBundle, args job.Delivery, a webhook.Attempt) {
 		t.Helper()
 		a.ID, a.EventID, a.WebhookID, a.Tenant, a.StartedAt = b.newID(), args.EventID, args.WebhookID, "acme", b.cfg.Clock.Now()
-		if err := postgres.RecordAttempts(t.Context(), b.db, []webhook.Attempt{a}, nil); err != nil {
+		if err := postgres.RecordAttempts(t.Context(), b.db, []webhook.Attempt{a}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -2,23 +2,31 @@ package fairqueue
 
 import (
 	"container/heap"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
 // ring is the lanes that have, or may have, something to fetch, in the order in
-// which they will be served: a round robin in which each turn offers every lane
-// an equal share of the free slots.
+// which they will be served: a deficit round robin, in which each turn offers every
+// lane a share of the free slots by its weight.
 //
 // mu guards everything below it. A lane is in the map while it is active, has
-// something in flight, waits for a due time, or has missed something; nothing else of the
-// hundred thousand lanes a database may hold is kept.
+// something in flight, waits for a due time or for tokens, or has missed something;
+// nothing else of the hundred thousand lanes a database may hold is kept.
 type ring struct {
+	now func() time.Time // the database's clock
+	// thirst is raised when lanes need tokens, and timer when there is a new due
+	// time. Both are signals.
+	thirst, timer chan struct{}
+
 	mu     sync.Mutex
 	lanes  map[webhook.ID]*lane
 	active []*lane // a queue: served from the front
+	weight int     // of the active lanes together
 	due    dueHeap // lanes to wake at a known time
 	// limits is what is known of webhooks' limits. A lane whose limit is not
 	// known is not fetched until it has been learned.
@@ -30,136 +38,107 @@ type ring struct {
 	allChanged bool
 	// sharers is how many dispatchers share a webhook's cap, at least 1.
 	sharers int
+	// hosts are the target hosts of the lanes in memory, and hostCap how many
+	// requests each may get at once, over all dispatchers; 0: any number.
+	hosts   map[string]*host
+	hostCap int
+	// paces are how much webhooks have shown to be able to take.
+	paces map[webhook.ID]*pace
+	// thirsty are the lanes that need tokens, and returns the tokens to give back.
+	thirsty []*lane
+	returns []postgres.TokenAsk
 }
 
-// Limit is what a webhook's own settings say about fetching its lane.
-type Limit struct {
-	// MaxInFlight is how many requests the webhook may have under way at once,
-	// over all dispatchers.
-	MaxInFlight int
-	// Gated says that the webhook is paused or disabled.
-	Gated bool
-}
-
-// maxLimits bounds the memory that limits take; past it they are learned anew.
-const maxLimits = 500_000
+// maxRoom stands for any number of slots.
+const maxRoom = 1 << 30
 
 type lane struct {
 	id       webhook.ID
 	queued   bool // in ring.active
-	granted  bool // a fetch that has not come back holds a grant of it
+	granted  int  // slots that a fetch which has not come back may fill
 	inFlight int
+	weight   int // that it counts for in ring.weight while it is queued
+	// deficit is how many jobs the lane may still take in its turn, and inTurn says
+	// that its turn was cut short: it goes on before anybody else's.
+	deficit int
+	inTurn  bool
 	// capped says that the lane had more to give when it reached its cap, so a
 	// freed slot must wake it.
 	capped bool
-	// gateUntil is when the gate that the receiver asked for opens; zero: none.
+	// gateUntil is when the gate opens; zero: none.
 	gateUntil time.Time
 	// missed says that the lane was woken while it was shut.
 	missed bool
 	dueAt  time.Time
 	// dueIndex is the lane's place in ring.due, or -1.
 	dueIndex int
+
+	host       *host // nil: its limit is not known, or names none
+	hostName   string
+	awaitsHost bool // in host.waiting
+
+	// tokens may be spent until tokensUntil; they were taken at tokensAt.
+	tokens                int
+	tokensAt, tokensUntil time.Time
+	dryUntil              time.Time // the bucket has nothing before
+	thirsty               bool      // in ring.thirsty, or being asked for
+
+	floor
 }
 
 // grant is one lane's part of a fetch.
 type grant struct {
 	lane  *lane
 	limit int
+	// from is the lower bound of scheduled_at below which the fetch need not look;
+	// zero: it looks at everything.
+	from time.Time
+	// newest is the latest scheduled_at of what was fetched; zero: of nothing.
+	newest time.Time
 }
 
-func newRing() *ring {
-	return &ring{lanes: map[webhook.ID]*lane{}, limits: map[webhook.ID]Limit{}, changed: map[webhook.ID]struct{}{}, sharers: 1}
+func newRing(now func() time.Time) *ring {
+	return &ring{
+		now: now, thirst: make(chan struct{}, 1), timer: make(chan struct{}, 1),
+		lanes: map[webhook.ID]*lane{}, limits: map[webhook.ID]Limit{}, changed: map[webhook.ID]struct{}{},
+		hosts: map[string]*host{}, paces: map[webhook.ID]*pace{}, sharers: 1,
+	}
+}
+
+// share is a lane's part of its cap on this dispatcher: an equal one, and at
+// least one, or all of it where the lane has no other dispatcher.
+func (r *ring) share(limit Limit) int {
+	switch {
+	case limit.Probe:
+		return 1
+	case limit.Owned:
+		return limit.MaxInFlight
+	}
+	return max(1, limit.MaxInFlight/r.sharers)
 }
 
 // room is how many more jobs of a lane this dispatcher may have in flight: its
-// equal part of the webhook's cap, and at least one, less what it has. A lane
-// whose limit is not known yet has room, since it is asked for before a fetch.
-func (r *ring) room(l *lane) int {
-	limit, known := r.limits[l.id]
-	if !known {
-		return 1
+// part of the cap, or less where the receiver has shown that it can take less, and
+// no more than the target host may get.
+func (r *ring) room(l *lane, limit Limit) int {
+	most := r.share(limit)
+	if p := r.paces[l.id]; p != nil {
+		most = min(most, max(1, int(p.limit)))
 	}
-	return max(1, limit.MaxInFlight/r.sharers) - l.inFlight
+	return min(most-l.inFlight-l.granted, r.hostRoom(l))
 }
 
-// share tells the ring among how many dispatchers caps are divided.
-func (r *ring) share(sharers int) {
+// setSharers tells the ring among how many dispatchers caps are divided.
+func (r *ring) setSharers(sharers int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.sharers = max(1, sharers)
 }
 
-// unknown lists the lanes among the first n of the ring whose limits must be
-// learned before they can be fetched. Whoever asks reads them and calls learn.
-func (r *ring) unknown(n int) []webhook.ID {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	clear(r.changed)
-	r.allChanged = false
-	var ids []webhook.ID
-	for _, l := range r.active[:min(n, len(r.active))] {
-		if _, known := r.limits[l.id]; !known {
-			ids = append(ids, l.id)
-		}
-	}
-	return ids
-}
-
-// learn takes note of limits, except of webhooks that changed while they were
-// being read: those stay unknown.
-func (r *ring) learn(limits map[webhook.ID]Limit) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.limits)+len(limits) > maxLimits {
-		clear(r.limits)
-	}
-	for id, limit := range limits {
-		if _, changed := r.changed[id]; !changed && !r.allChanged {
-			r.limits[id] = limit
-		}
-	}
-}
-
 // shut reports whether a lane may not be fetched, whatever its cap: its webhook
-// is paused or disabled, or its receiver asked for time.
+// is paused or disabled, or its gate is closed.
 func (r *ring) shut(l *lane) bool {
 	return !l.gateUntil.IsZero() || r.limits[l.id].Gated
-}
-
-// unlearn forgets a webhook's limit, so that the next fetch asks for it, and
-// wakes the lane if a gate without an end held it back.
-func (r *ring) unlearn(id webhook.ID) (woken bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.limits, id)
-	r.changed[id] = struct{}{}
-	return r.reconsider(r.lanes[id])
-}
-
-// unlearnAll is unlearn for every webhook.
-func (r *ring) unlearnAll() (woken bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	clear(r.limits)
-	r.allChanged = true
-	for _, l := range r.lanes {
-		woken = r.reconsider(l) || woken
-	}
-	return woken
-}
-
-// reconsider wakes a lane that was held back by what was known of its webhook,
-// which is known no more. A gate that the receiver asked for stays.
-func (r *ring) reconsider(l *lane) bool {
-	if l == nil || !l.capped && !l.missed {
-		return false
-	}
-	l.capped = false
-	if r.shut(l) {
-		return false
-	}
-	l.missed = false
-	return r.wakeLocked(l)
 }
 
 // wake puts a lane at the end of the ring unless it is there. It reports
@@ -175,23 +154,39 @@ func (r *ring) get(id webhook.ID) *lane {
 	if l == nil {
 		l = &lane{id: id, dueIndex: -1}
 		r.lanes[id] = l
+		r.moveHost(l, r.limits[id].Host)
 	}
 	return l
 }
 
 func (r *ring) wakeLocked(l *lane) bool {
-	switch {
-	case l.queued:
-		return false
-	case r.shut(l):
-		l.missed = true
-		return false
-	case r.room(l) <= 0:
-		l.capped = true
+	if l.queued || l.thirsty {
 		return false
 	}
+	if r.shut(l) {
+		l.missed = true
+		return false
+	}
+	now := r.now()
+	if limit, known := r.limitOf(l.id, now); known {
+		if r.room(l, limit) <= 0 {
+			l.capped = true
+			r.awaitHost(l)
+			return false
+		}
+		if limit.RatePerSecond > 0 && l.usable(now) == 0 {
+			r.needToken(l, now)
+			return false
+		}
+	}
 	l.queued = true
-	r.active = append(r.active, l)
+	l.weight = max(1, r.limits[l.id].Weight)
+	r.weight += l.weight
+	if l.inTurn {
+		r.active = slices.Insert(r.active, 0, l)
+	} else {
+		r.active = append(r.active, l)
+	}
 	return true
 }
 
@@ -199,7 +194,10 @@ func (r *ring) wakeLocked(l *lane) bool {
 func (r *ring) wakeAt(id webhook.ID, at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l := r.get(id)
+	r.wakeAtLocked(r.get(id), at)
+}
+
+func (r *ring) wakeAtLocked(l *lane, at time.Time) {
 	switch {
 	case l.dueIndex < 0:
 		l.dueAt = at
@@ -227,7 +225,12 @@ func (r *ring) wakeDue(now time.Time) (woken bool, next time.Time) {
 			heap.Push(&r.due, l)
 			continue
 		}
-		l.gateUntil, l.missed = time.Time{}, false
+		if !l.gateUntil.IsZero() {
+			// What comes after the gate, such as a single probe, must be asked for.
+			l.gateUntil = time.Time{}
+			delete(r.limits, l.id)
+		}
+		l.missed = false
 		woken = r.wakeLocked(l) || woken
 		r.forget(l)
 	}
@@ -238,15 +241,16 @@ func (r *ring) wakeDue(now time.Time) (woken bool, next time.Time) {
 // another gate.
 func (r *ring) gate(id webhook.ID, until time.Time) {
 	r.mu.Lock()
-	l := r.get(id)
-	stands := until.Before(l.gateUntil)
-	if !stands {
-		l.gateUntil, l.missed = until, true
+	defer r.mu.Unlock()
+	r.gateLocked(r.get(id), until)
+}
+
+func (r *ring) gateLocked(l *lane, until time.Time) {
+	if until.Before(l.gateUntil) {
+		return
 	}
-	r.mu.Unlock()
-	if !stands {
-		r.wakeAt(id, until)
-	}
+	l.gateUntil, l.missed = until, true
+	r.wakeAtLocked(l, until)
 }
 
 // take removes lanes from the front of the ring and gives each its share of the
@@ -258,35 +262,59 @@ func (r *ring) take(free, maxLanes int) []grant {
 	if free <= 0 || len(r.active) == 0 {
 		return nil
 	}
-	share := max(1, free/len(r.active))
 	var (
-		grants []grant
-		later  []*lane
-		n      int
+		now     = r.now()
+		quantum = max(1, free/max(1, r.weight))
+		grants  []grant
+		later   []*lane
+		n       int
 	)
 	for _, l := range r.active {
 		if free <= 0 || len(grants) >= maxLanes {
 			break
 		}
 		n++
-		l.queued = false
-		_, known := r.limits[l.id]
-		room := r.room(l)
-		switch {
-		case r.shut(l):
+		r.dequeued(l)
+		if r.shut(l) {
 			l.missed = true
 			continue
-		case !known:
+		}
+		limit, known := r.limitOf(l.id, now)
+		if !known {
 			later = append(later, l)
 			continue
-		case room <= 0:
+		}
+		room := r.room(l, limit)
+		if room <= 0 {
 			l.capped = true
+			r.awaitHost(l)
 			continue
 		}
-		limit := min(share, room, free)
-		free -= limit
-		l.granted = true
-		grants = append(grants, grant{l, limit})
+		if limit.RatePerSecond > 0 {
+			tokens := l.usable(now)
+			if tokens == 0 {
+				r.needToken(l, now)
+				continue
+			}
+			room = min(room, tokens)
+		}
+		if !l.inTurn {
+			l.deficit += quantum * max(1, limit.Weight)
+		}
+		l.inTurn = false
+		offer := min(l.deficit, room, free)
+		free -= offer
+		l.granted += offer
+		l.deficit -= offer
+		if l.deficit > 0 && free <= 0 && offer < room {
+			l.inTurn = true // the slots ended before its turn did
+		} else {
+			l.deficit = 0
+		}
+		if l.host != nil {
+			l.host.granted += offer
+		}
+		grants = append(grants, grant{lane: l, limit: offer, from: l.from(now)})
 	}
 	r.active = r.active[n:]
 	if len(r.active) == 0 {
@@ -298,21 +326,54 @@ func (r *ring) take(free, maxLanes int) []grant {
 	return grants
 }
 
+// dequeued takes note that a lane is not in the ring any more.
+func (r *ring) dequeued(l *lane) {
+	l.queued = false
+	r.weight -= l.weight
+}
+
+// ungrant ends a grant.
+func (r *ring) ungrant(g grant) {
+	g.lane.granted -= g.limit
+	if g.lane.host != nil {
+		g.lane.host.granted -= g.limit
+	}
+}
+
 // settle takes note of what a fetch brought: fetched per lane, of the grants
 // that were asked for. A lane that filled its limit may have more and goes to
 // the end of the ring; the others had nothing more that is due.
-func (r *ring) settle(grants []grant, fetched map[webhook.ID]int) {
+func (r *ring) settle(grants []grant, fetched map[webhook.ID]int) (woken bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	now := r.now()
 	for _, g := range grants {
-		n := fetched[g.lane.id]
-		g.lane.granted = false
-		g.lane.inFlight += n
-		if n >= g.limit {
-			r.wakeLocked(g.lane)
+		l, n := g.lane, fetched[g.lane.id]
+		r.ungrant(g)
+		l.inFlight += n
+		if l.host != nil {
+			l.host.inFlight += n
 		}
-		r.forget(g.lane)
+		l.tokens = max(0, l.tokens-n)
+		again := l.looked(g, n, now)
+		switch {
+		case n >= g.limit:
+			r.wakeLocked(l)
+		default:
+			l.inTurn, l.deficit = false, 0
+			r.giveBack(l, r.limits[l.id], now)
+			if !again.IsZero() {
+				r.wakeAtLocked(l, again)
+				signal(r.timer)
+			}
+		}
+		r.forget(l)
 	}
+	// What was granted and not used of a host is free for others.
+	for _, g := range grants {
+		woken = r.freeHost(g.lane.host) || woken
+	}
+	return woken
 }
 
 // putBack returns grants to the ring after a fetch that failed.
@@ -320,14 +381,17 @@ func (r *ring) putBack(grants []grant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, g := range grants {
-		g.lane.granted = false
+		r.ungrant(g)
 		r.wakeLocked(g.lane)
 		r.forget(g.lane)
 	}
+	for _, g := range grants {
+		r.freeHost(g.lane.host)
+	}
 }
 
-// finish frees a slot of a lane. It reports whether the lane was at its cap with
-// more to give, and so must be fetched again.
+// finish frees a slot of a lane. It reports whether a lane that was at a limit with
+// more to give must be fetched again.
 func (r *ring) finish(id webhook.ID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -336,18 +400,65 @@ func (r *ring) finish(id webhook.ID) bool {
 		return false
 	}
 	l.inFlight--
-	woken := false
-	if l.capped && r.room(l) > 0 {
-		l.capped = false
-		woken = r.wakeLocked(l)
+	h := l.host
+	if h != nil {
+		h.inFlight--
 	}
+	woken := r.uncap(l)
+	woken = r.freeHost(h) || woken
 	r.forget(l)
 	return woken
 }
 
+// uncap wakes a lane that was at its cap, if there is room now.
+func (r *ring) uncap(l *lane) bool {
+	if !l.capped || r.room(l, r.limits[l.id]) <= 0 {
+		return false
+	}
+	l.capped = false
+	return r.wakeLocked(l)
+}
+
+// observe takes note of how an attempt of a webhook went.
+func (r *ring) observe(id webhook.ID, started, ended time.Time, s Signal) {
+	if s == SignalNone {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	limit, known := r.limits[id]
+	if !known {
+		return
+	}
+	p := r.paces[id]
+	most := r.share(limit)
+	if p == nil {
+		p = &pace{limit: float64(most)}
+		r.paces[id] = p
+	}
+	inFlight := 0
+	if l := r.lanes[id]; l != nil {
+		inFlight = l.inFlight
+	}
+	p.observe(started, ended, s, inFlight, most)
+}
+
+// sweep forgets what has been of no use lately.
+func (r *ring) sweep() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.now()
+	for id, p := range r.paces {
+		if p.idle(now) {
+			delete(r.paces, id)
+		}
+	}
+}
+
 // forget drops a lane that holds no state.
 func (r *ring) forget(l *lane) {
-	if !l.queued && !l.granted && l.inFlight == 0 && !l.missed && !l.capped && l.dueIndex < 0 {
+	if !l.queued && !l.thirsty && l.granted == 0 && l.inFlight == 0 && !l.missed && !l.capped && l.dueIndex < 0 && !l.awaitsHost {
+		r.leaveHost(l)
 		delete(r.lanes, l.id)
 	}
 }

@@ -14,7 +14,7 @@ var ringStart = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // testRing is a ring that knows the limit of every lane it is given.
 func testRing(maxInFlight int, ids ...webhook.ID) *ring {
-	r := newRing()
+	r := newRing(func() time.Time { return ringStart })
 	limits := map[webhook.ID]Limit{}
 	for _, id := range ids {
 		limits[id] = Limit{MaxInFlight: maxInFlight}
@@ -70,13 +70,13 @@ func TestRing(t *testing.T) {
 		t.Parallel()
 		ids := testIDs(2)
 		r := testRing(9, ids[0])
-		r.learn(map[webhook.ID]Limit{ids[1]: {MaxInFlight: 1}})
-		r.share(4)
+		r.learn(map[webhook.ID]Limit{ids[1]: {MaxInFlight: 4}})
+		r.setSharers(4)
 		r.wake(ids[0])
 		r.wake(ids[1])
 		got := limitsOf(r.take(100, 10))
 		if got[ids[0]] != 2 || got[ids[1]] != 1 {
-			t.Errorf("offered %v, want 2 of a cap of 9 and 1 of a cap of 1 among 4", got)
+			t.Errorf("offered %v, want 2 of a cap of 9 and 1 of a cap of 4 among 4", got)
 		}
 	})
 
@@ -147,12 +147,12 @@ func TestRing(t *testing.T) {
 	t.Run("DoesNotOfferALaneWhoseLimitIsUnknown", func(t *testing.T) {
 		t.Parallel()
 		ids := testIDs(1)
-		r := newRing()
+		r := testRing(0)
 		r.wake(ids[0])
 		if got := r.take(10, 10); len(got) != 0 {
 			t.Fatalf("offered %v before its limit was known", limitsOf(got))
 		}
-		if unknown := r.unknown(10); len(unknown) != 1 || unknown[0] != ids[0] {
+		if unknown, _ := r.unknown(10); len(unknown) != 1 || unknown[0] != ids[0] {
 			t.Fatalf("asks for the limits of %v, want %v", unknown, ids)
 		}
 		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3}})
@@ -189,14 +189,19 @@ func TestRing(t *testing.T) {
 		if woken, next := r.wakeDue(ringStart.Add(30 * time.Second)); woken || !next.Equal(ringStart.Add(time.Minute)) {
 			t.Fatalf("woken=%v next=%v while the gate is closed", woken, next)
 		}
-		if r.unlearn(ids[0]) || len(r.take(10, 10)) != 0 {
-			t.Fatal("a change of the webhook opened a gate that the receiver asked for")
-		}
+		r.unlearn(ids[0]) // a change of the webhook: what is known of it is read anew
 		r.unknown(1)
-		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3}})
+		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3, GateUntil: ringStart.Add(time.Minute)}})
+		if len(r.take(10, 10)) != 0 {
+			t.Fatal("a change of the webhook opened its gate")
+		}
 		if woken, _ := r.wakeDue(ringStart.Add(time.Minute)); !woken {
 			t.Fatal("the lane was not woken when its gate opened")
 		}
+		if len(r.take(10, 10)) != 0 {
+			t.Fatal("what follows the gate was not asked for")
+		}
+		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3}})
 		if len(r.take(10, 10)) != 1 {
 			t.Error("the lane is not offered after its gate opened")
 		}
@@ -274,8 +279,8 @@ func TestRingServesEveryLane(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		ids := testIDs(rapid.IntRange(1, 8).Draw(t, "lanes"))
-		r := newRing()
 		now := ringStart
+		r := newRing(func() time.Time { return now })
 		var (
 			waiting  = map[webhook.ID]int{}
 			running  = map[webhook.ID]int{}
@@ -286,8 +291,9 @@ func TestRingServesEveryLane(t *testing.T) {
 		)
 		learn := func() {
 			limits := map[webhook.ID]Limit{}
-			for _, id := range r.unknown(len(ids)) {
-				limits[id] = Limit{MaxInFlight: capacity, Gated: paused[id]}
+			unknown, _ := r.unknown(len(ids))
+			for _, id := range unknown {
+				limits[id] = Limit{MaxInFlight: capacity, Gated: paused[id], GateUntil: gated[id]}
 			}
 			r.learn(limits)
 		}

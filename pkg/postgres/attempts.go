@@ -23,11 +23,11 @@ SELECT * FROM unnest(
 	$13::integer[], $14::smallint[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[])
 ON CONFLICT DO NOTHING`
 
-// RecordAttempts commits attempts, and the disabling of webhooks whose receivers
-// answered 410, in one transaction and one round trip. It may be repeated with
-// the same attempts after an error: none is doubled.
-func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, disable []Disabling) error {
-	if len(attempts) == 0 && len(disable) == 0 {
+// RecordAttempts commits attempts, the disabling of webhooks whose receivers
+// answered 410, and what happened to gates, in one transaction and one round trip.
+// It may be repeated with the same arguments after an error: nothing is doubled.
+func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, disable []Disabling, gates []GateChange) error {
+	if len(attempts) == 0 && len(disable) == 0 && len(gates) == 0 {
 		return nil
 	}
 	n := len(attempts)
@@ -66,6 +66,7 @@ func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, 
 			UPDATE fairhook.webhooks SET status = 'disabled', disabled_reason = $2, updated_at = now()
 			WHERE id = $1 AND status = 'active'`, d.WebhookID, d.Reason)
 	}
+	queueGateChanges(&batch, gates)
 	if err := q.SendBatch(ctx, &batch).Close(); err != nil {
 		return fmt.Errorf("record %d attempts: %w", n, err)
 	}
@@ -88,5 +89,5 @@ func RecordEnd(ctx context.Context, q Querier, a webhook.Attempt) error {
 			return fmt.Errorf("read the tenant of event %s: %w", a.EventID, err)
 		}
 	}
-	return RecordAttempts(ctx, q, []webhook.Attempt{a}, nil)
+	return RecordAttempts(ctx, q, []webhook.Attempt{a}, nil, nil)
 }

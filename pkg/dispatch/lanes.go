@@ -1,0 +1,135 @@
+package dispatch
+
+import (
+	"context"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/fairhook/fairhook/pkg/fairqueue"
+	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+const (
+	// probeMargin is how much longer than its request a probe may take before
+	// another dispatcher may send one.
+	probeMargin = 30 * time.Second
+	// lookAgain is when to ask again for a lane that another dispatcher has.
+	lookAgain = time.Second
+)
+
+// laneNeed is what must be claimed before a lane can be fetched.
+type laneNeed int
+
+const (
+	needNothing laneNeed = iota
+	needProbe            // the breaker lets one delivery through
+	needOwner            // the cap is too small to be divided
+)
+
+// laneLimit is what follows from a webhook's row and its gate at this moment, and
+// what must be claimed first. It is pure.
+func laneLimit(w *postgres.WebhookLimit, now time.Time, sharers int) (fairqueue.Limit, laneNeed) {
+	l := fairqueue.Limit{
+		MaxInFlight: w.MaxInFlight, Weight: w.Weight, Host: hostOf(w.URL), Gated: w.State != webhook.StateActive,
+	}
+	if w.RatePerSecond != nil {
+		l.RatePerSecond = *w.RatePerSecond
+	}
+	if w.Burst != nil {
+		l.Burst = *w.Burst
+	}
+	switch {
+	case l.Gated:
+	case w.Gate != nil && w.Gate.Until.After(now):
+		l.GateUntil = w.Gate.Until
+	case w.Gate != nil && w.Gate.Cause == postgres.GateBreaker:
+		return l, needProbe
+	case w.MaxInFlight < sharers:
+		return l, needOwner
+	}
+	return l, needNothing
+}
+
+// hostOf is the target host of a URL, with its port if it names one; empty for
+// what is no URL.
+func hostOf(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(u.Host)
+}
+
+// limits reads what the fetch must know of webhooks, and claims for this
+// dispatcher what only one may do.
+func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) (map[webhook.ID]fairqueue.Limit, error) {
+	found, err := postgres.WebhookLimits(ctx, d.pool, ids)
+	if err != nil {
+		return nil, err
+	}
+	now := d.clock.Now()
+	limits := make(map[webhook.ID]fairqueue.Limit, len(found))
+	var (
+		owners, probes []webhook.ID
+		probeLives     []time.Duration
+		probeEnds      = map[webhook.ID]time.Time{}
+	)
+	for i := range found {
+		w := &found[i]
+		d.gates.learn(w.ID, w.Gate)
+		l, need := laneLimit(w, now, sharers)
+		limits[w.ID] = l
+		switch need {
+		case needNothing:
+		case needOwner:
+			owners = append(owners, w.ID)
+		case needProbe:
+			probes = append(probes, w.ID)
+			probeLives = append(probeLives, time.Duration(w.TimeoutSeconds)*time.Second+probeMargin)
+			if w.Gate.ProbeUntil != nil {
+				probeEnds[w.ID] = *w.Gate.ProbeUntil
+			}
+		}
+	}
+	if len(probes) > 0 {
+		mine, err := postgres.ClaimProbes(ctx, d.pool, d.cfg.Instance, probes, probeLives)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range probes {
+			l := limits[id]
+			if l.Until = mine[id]; !l.Until.IsZero() {
+				l.Probe = true
+			} else {
+				l.GateUntil = soonest(probeEnds[id], now)
+			}
+			limits[id] = l
+		}
+	}
+	if len(owners) > 0 {
+		mine, others, err := postgres.ClaimLanes(ctx, d.pool, d.cfg.Instance, owners, fairqueue.OwnerLease)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range owners {
+			l := limits[id]
+			if end, got := mine[id]; got {
+				l.Owned, l.Until = true, end.Add(-fairqueue.OwnerMargin)
+			} else {
+				l.GateUntil = soonest(others[id], now)
+			}
+			limits[id] = l
+		}
+	}
+	return limits, nil
+}
+
+// soonest is when to ask again for what another dispatcher has until end.
+func soonest(end, now time.Time) time.Time {
+	if least := now.Add(lookAgain); end.Before(least) {
+		return least
+	}
+	return end
+}

@@ -1,0 +1,161 @@
+package fairqueue
+
+import (
+	"time"
+
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+// Limit is what a dispatcher must know of a webhook before it fetches its lane.
+type Limit struct {
+	// MaxInFlight is how many requests the webhook may have under way at once,
+	// over all dispatchers.
+	MaxInFlight int
+	// Weight is the lane's part of the turns; less than 1 counts as 1.
+	Weight int
+	// RatePerSecond is how many requests a second may be made, over all
+	// dispatchers, and Burst how many at once after a pause; 0: no limit, and what
+	// the rate allows in 0.2 s.
+	RatePerSecond float64
+	Burst         int
+	// Host is what the webhook shares its host's limit with; empty: with nobody.
+	Host string
+	// Gated says that the webhook is paused or disabled.
+	Gated bool
+	// GateUntil is until when its receiver, or the breaker, or another dispatcher
+	// that owns the lane, keeps it shut; zero: it is not.
+	GateUntil time.Time
+	// Probe says that the breaker lets one delivery through, from this dispatcher.
+	Probe bool
+	// Owned says that no other dispatcher fetches the lane, so that its cap is not
+	// divided.
+	Owned bool
+	// Until is when all of this must be asked for anew; zero: when it changes.
+	Until time.Time
+}
+
+// maxLimits bounds the memory that limits take; past it they are learned anew.
+const maxLimits = 500_000
+
+// limitOf is what is known of a lane's limit at a moment. A cap that is smaller
+// than the number of dispatchers cannot be divided: until one of them owns the
+// lane its limit is not known.
+func (r *ring) limitOf(id webhook.ID, now time.Time) (limit Limit, known bool) {
+	limit, known = r.limits[id]
+	switch {
+	case !known, !limit.Until.IsZero() && !now.Before(limit.Until):
+		return Limit{}, false
+	case limit.Gated, limit.Owned, limit.Probe, !limit.GateUntil.IsZero():
+		return limit, true
+	}
+	return limit, limit.MaxInFlight >= r.sharers
+}
+
+// unknown lists the lanes among the first n of the ring whose limits must be
+// learned before they can be fetched, and says among how many dispatchers caps are
+// divided. Whoever asks reads them and calls learn.
+func (r *ring) unknown(n int) (ids []webhook.ID, sharers int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.changed)
+	r.allChanged = false
+	now := r.now()
+	for _, l := range r.active[:min(n, len(r.active))] {
+		if _, known := r.limitOf(l.id, now); !known {
+			ids = append(ids, l.id)
+		}
+	}
+	return ids, r.sharers
+}
+
+// learn takes note of limits, except of webhooks that changed while they were
+// being read: those stay unknown.
+func (r *ring) learn(limits map[webhook.ID]Limit) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.limits)+len(limits) > maxLimits {
+		clear(r.limits)
+	}
+	now := r.now()
+	for id, limit := range limits {
+		if _, changed := r.changed[id]; changed || r.allChanged {
+			continue
+		}
+		r.limits[id] = limit
+		l := r.lanes[id]
+		if l == nil {
+			continue
+		}
+		r.moveHost(l, limit.Host)
+		if limit.GateUntil.After(now) {
+			r.gateLocked(l, limit.GateUntil)
+		}
+	}
+}
+
+// unlearn forgets a webhook's limit and gate, so that the next fetch asks for
+// them, and wakes the lane if they held it back.
+func (r *ring) unlearn(id webhook.ID) (woken bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.limits, id)
+	r.changed[id] = struct{}{}
+	return r.reconsider(r.lanes[id])
+}
+
+// unlearnAll is unlearn for every webhook.
+func (r *ring) unlearnAll() (woken bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.limits)
+	r.allChanged = true
+	for _, l := range r.lanes {
+		woken = r.reconsider(l) || woken
+	}
+	return woken
+}
+
+// reconsider wakes a lane that was held back by what was known of its webhook,
+// which is known no more.
+func (r *ring) reconsider(l *lane) bool {
+	if l == nil {
+		return false
+	}
+	l.gateUntil = time.Time{}
+	if !l.capped && !l.missed {
+		return false
+	}
+	l.capped, l.missed = false, false
+	return r.wakeLocked(l)
+}
+
+// owned lists the lanes in memory that only this dispatcher may fetch.
+func (r *ring) owned() (ids []webhook.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id := range r.lanes {
+		if r.limits[id].Owned {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// renewed takes note of which of the lanes that were owned still are, and until
+// when.
+func (r *ring) renewed(asked []webhook.ID, until map[webhook.ID]time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range asked {
+		limit, known := r.limits[id]
+		end, still := until[id]
+		switch {
+		case !known || !limit.Owned:
+		case still:
+			limit.Until = end
+			r.limits[id] = limit
+		default:
+			delete(r.limits, id)
+		}
+	}
+}

@@ -1,0 +1,149 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+// GateCause is why a lane's gate is closed, other than its webhook's own state.
+type GateCause string
+
+// The closed set of causes.
+const (
+	GateReceiver GateCause = "receiver" // it asked for time, or its gateway did
+	GateBreaker  GateCause = "breaker"  // too many of its deliveries failed
+)
+
+// WebhookLimit is what the fetch must know of a webhook.
+type WebhookLimit struct {
+	ID             webhook.ID
+	URL            string
+	State          webhook.State
+	TimeoutSeconds int
+	MaxInFlight    int
+	RatePerSecond  *float64
+	Burst          *int
+	Weight         int
+	Gate           *Gate
+}
+
+// Gate is a row of lane_gates: why a lane was shut, and until when.
+type Gate struct {
+	Cause GateCause
+	Until time.Time
+	// InARow counts the gates since the last success, this one included.
+	InARow int
+	// ClosedAt is when it closed.
+	ClosedAt time.Time
+	// ProbeUntil is how long only one dispatcher may send the breaker's probe; nil:
+	// nobody was chosen yet.
+	ProbeUntil *time.Time
+}
+
+// WebhookLimits reads the limits of webhooks; those that do not exist are
+// missing from the answer.
+func WebhookLimits(ctx context.Context, q Querier, ids []webhook.ID) ([]WebhookLimit, error) {
+	rows, err := q.Query(ctx, `
+		SELECT w.id, w.url, w.status, w.timeout_seconds, w.max_in_flight, w.rate_per_second, w.burst, w.weight,
+		       g.cause, g.until, g.in_a_row, g.closed_at, g.probe_until
+		FROM fairhook.webhooks w LEFT JOIN fairhook.lane_gates g ON g.webhook_id = w.id
+		WHERE w.id = ANY ($1)`, ids)
+	if err != nil {
+		return nil, fmt.Errorf("read the limits of %d webhooks: %w", len(ids), err)
+	}
+	limits, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l WebhookLimit, err error) {
+		var (
+			cause           *GateCause
+			until, closedAt *time.Time
+			inARow          *int
+			probeUntil      *time.Time
+		)
+		err = row.Scan(&l.ID, &l.URL, &l.State, &l.TimeoutSeconds, &l.MaxInFlight, &l.RatePerSecond, &l.Burst, &l.Weight,
+			&cause, &until, &inARow, &closedAt, &probeUntil)
+		if err == nil && cause != nil {
+			l.Gate = &Gate{*cause, *until, *inARow, *closedAt, probeUntil}
+		}
+		return l, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the limits of %d webhooks: %w", len(ids), err)
+	}
+	return limits, nil
+}
+
+// ClaimProbes chooses an instance to send the breaker's probe of each of the
+// webhooks whose gate would open now, unless another was chosen and has time left.
+// It returns until when it may, of those that it got. forAt is parallel to ids: how
+// long it has.
+func ClaimProbes(ctx context.Context, q Querier, instance string, ids []webhook.ID, forAt []time.Duration) (map[webhook.ID]time.Time, error) {
+	rows, err := q.Query(ctx, `
+		UPDATE fairhook.lane_gates g
+		SET probe_by = $1, probe_until = now() + a.life, updated_at = clock_timestamp()
+		FROM unnest($2::uuid[], $3::interval[]) AS a (id, life)
+		WHERE g.webhook_id = a.id AND g.cause = 'breaker' AND g.until <= now()
+		  AND (g.probe_until IS NULL OR g.probe_until <= now() OR g.probe_by = $1)
+		RETURNING g.webhook_id, g.probe_until`, instance, ids, forAt)
+	return collectEnds(rows, err, "claim the probes of %d webhooks", len(ids))
+}
+
+// ClaimLanes makes an instance the owner of lanes for so long, of those that have no
+// other owner whose lease goes on. It returns when its leases end, and when those of
+// others do.
+func ClaimLanes(ctx context.Context, q Querier, instance string, ids []webhook.ID, lease time.Duration) (mine, others map[webhook.ID]time.Time, err error) {
+	rows, err := q.Query(ctx, `
+		INSERT INTO fairhook.lane_owners AS o (webhook_id, owner, until)
+		SELECT id, $1, now() + $3::interval FROM unnest($2::uuid[]) AS a (id) ORDER BY id
+		ON CONFLICT (webhook_id) DO UPDATE
+		SET owner = excluded.owner, until = excluded.until, epoch = o.epoch + CASE o.owner WHEN $1 THEN 0 ELSE 1 END
+		WHERE o.owner = $1 OR o.until <= now()
+		RETURNING o.webhook_id, o.until`, instance, ids, lease)
+	if mine, err = collectEnds(rows, err, "claim %d lanes", len(ids)); err != nil || len(mine) == len(ids) {
+		return mine, nil, err
+	}
+	rows, err = q.Query(ctx, `
+		SELECT webhook_id, until FROM fairhook.lane_owners WHERE webhook_id = ANY ($1) AND owner <> $2`, ids, instance)
+	others, err = collectEnds(rows, err, "read the owners of %d lanes", len(ids))
+	return mine, others, err
+}
+
+// RenewLanes prolongs an instance's leases of lanes, and returns when those that it
+// still has end.
+func RenewLanes(ctx context.Context, q Querier, instance string, ids []webhook.ID, lease time.Duration) (map[webhook.ID]time.Time, error) {
+	rows, err := q.Query(ctx, `
+		UPDATE fairhook.lane_owners SET until = now() + $3::interval
+		WHERE webhook_id = ANY ($2) AND owner = $1 AND until > now()
+		RETURNING webhook_id, until`, instance, ids, lease)
+	return collectEnds(rows, err, "renew the leases of %d lanes", len(ids))
+}
+
+// GiveUpLanes ends all leases of an instance; others hear of it.
+func GiveUpLanes(ctx context.Context, q Querier, instance string) error {
+	if _, err := q.Exec(ctx, `DELETE FROM fairhook.lane_owners WHERE owner = $1`, instance); err != nil {
+		return fmt.Errorf("give up the lanes of %s: %w", instance, err)
+	}
+	return nil
+}
+
+// collectEnds reads rows of a webhook and a time.
+func collectEnds(rows pgx.Rows, err error, what string, args ...any) (map[webhook.ID]time.Time, error) {
+	ends := map[webhook.ID]time.Time{}
+	if err == nil {
+		var (
+			id  webhook.ID
+			end time.Time
+		)
+		_, err = pgx.ForEachRow(rows, []any{&id, &end}, func() error {
+			ends[id] = end
+			return nil
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf(what+": %w", append(args, err)...)
+	}
+	return ends, nil
+}
