@@ -45,34 +45,35 @@ SELECT queue, CASE WHEN scheduled_at <= now() THEN scheduled_at ELSE (
 // runDiscovery finds the lanes that nobody told us of: what was waiting when the
 // process started, and what a lost notification was about. While notifications
 // cannot arrive it visits every lane each second, and believes nothing that was
-// learned before; otherwise a part of them.
+// learned before; otherwise a part of them, unless it was told to look.
 func (q *Queue) runDiscovery(ctx context.Context) {
 	ticker := time.NewTicker(discoverInterval)
 	defer ticker.Stop()
-	cursor := ""
+	cursor, whole := "", true // the first round visits every lane
 	for {
 		if !q.hears.Load() && q.ring.unlearnAll() {
 			signal(q.kick)
 		}
-		next, err := q.discover(ctx, cursor)
+		next, err := q.discover(ctx, cursor, whole || !q.hears.Load())
 		if err != nil && ctx.Err() == nil {
 			q.metrics.discoverErrors.Inc()
 			q.cfg.Logger.DebugContext(ctx, "discovery failed", "error", err)
 		}
-		cursor = next
+		cursor, whole = next, false
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		case <-q.look:
-			cursor = ""
+			cursor, whole = "", true
 		}
 	}
 }
 
-// discover is one round from cursor on. It returns where the next round begins:
-// at the start again once the walk reached the end.
-func (q *Queue) discover(ctx context.Context, cursor string) (string, error) {
+// discover is one round from cursor on, to the end if it is to visit the whole
+// rest. It returns where the next round begins: at the start again once the walk
+// reached the end.
+func (q *Queue) discover(ctx context.Context, cursor string, whole bool) (string, error) {
 	for started := time.Now(); ; {
 		n, last, err := q.discoverStep(ctx, cursor)
 		if err != nil {
@@ -82,7 +83,7 @@ func (q *Queue) discover(ctx context.Context, cursor string) (string, error) {
 			return "", nil
 		}
 		cursor = last
-		if q.hears.Load() && time.Since(started) > discoverBudget {
+		if !whole && time.Since(started) > discoverBudget {
 			return cursor, nil
 		}
 	}

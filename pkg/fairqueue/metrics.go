@@ -74,6 +74,10 @@ func newMetrics(reg prometheus.Registerer, q *Queue) *metrics {
 		m.leader, m.dutyErrors, m.dutySuccess,
 		lanes("fairhook_lanes_active", "Lanes in this dispatcher's ring.", func(active, _, _ int) int { return active }),
 		lanes("fairhook_lanes_gated", "Lanes that have something due behind a gate.", func(_, gated, _ int) int { return gated }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "fairhook_lanes_slowed",
+			Help: "Webhooks that get fewer requests at once than their caps allow, since they were overloaded or slow.",
+		}, func() float64 { return float64(q.ring.slowed()) }),
 		lanes("fairhook_deliveries_in_flight", "Deliveries being worked by this dispatcher.", func(_, _, inFlight int) int { return inFlight }),
 	)
 	return m

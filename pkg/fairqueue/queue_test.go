@@ -149,7 +149,7 @@ func (b *testBundle) finish(t *testing.T, params ...*riverdriver.JobSetStateIfRu
 
 func (b *testBundle) discoverAll(t *testing.T) {
 	t.Helper()
-	if cursor, err := b.discover(t.Context(), ""); err != nil || cursor != "" {
+	if cursor, err := b.discover(t.Context(), "", true); err != nil || cursor != "" {
 		t.Fatalf("discover: cursor %q, %v", cursor, err)
 	}
 }

@@ -410,9 +410,10 @@ func (r *ring) finish(id webhook.ID) bool {
 	return woken
 }
 
-// uncap wakes a lane that was at its cap, if there is room now.
+// uncap wakes a lane that was at its cap, if there is room now. One that waits for
+// its host has others before it.
 func (r *ring) uncap(l *lane) bool {
-	if !l.capped || r.room(l, r.limits[l.id]) <= 0 {
+	if !l.capped || l.awaitsHost || r.room(l, r.limits[l.id]) <= 0 {
 		return false
 	}
 	l.capped = false
@@ -474,6 +475,18 @@ func (r *ring) stats() (active, gated, inFlight int) {
 		inFlight += l.inFlight
 	}
 	return len(r.active), gated, inFlight
+}
+
+// slowed counts the lanes whose pace is below what their caps would allow here.
+func (r *ring) slowed() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, p := range r.paces {
+		if limit, known := r.limits[id]; known && int(p.limit) < r.share(limit) {
+			n++
+		}
+	}
+	return n
 }
 
 // dueHeap orders lanes by when they fall due.
