@@ -76,7 +76,7 @@ RETURNING r.id, r.args, r.attempt, r.attempted_at, r.created_at, r.kind, r.max_a
 func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailableParams) ([]*rivertype.JobRow, error) {
 	var jobs []*rivertype.JobRow
 	for range maxPasses {
-		free := q.free(params.MaxToLock - len(jobs))
+		free := q.free(params.MaxToLock) - len(jobs)
 		if free <= 0 {
 			return jobs, nil
 		}
