@@ -37,7 +37,7 @@ func TestAStoppedProcessDoesNotWorkAJobTwice(t *testing.T) {
 	}
 	// The first attempt fails: its claim is stale, and no other is touched.
 	stopped.finish(t, riverdriver.JobSetStateErrorAvailable(first[0].ID, time.Now(), []byte(`{}`), nil))
-	if _, err := stopped.db.Exec(t.Context(), `UPDATE fairhook.river_job SET scheduled_at = now()`); err != nil {
+	if _, err := stopped.db.Exec(t.Context(), `UPDATE fairhook.river_job SET scheduled_at = now() - interval '1 second'`); err != nil {
 		t.Fatal(err)
 	}
 	stopped.discoverAll(t)

@@ -76,14 +76,14 @@ RETURNING r.id, r.args, r.attempt, r.attempted_at, r.created_at, r.kind, r.max_a
 func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailableParams) ([]*rivertype.JobRow, error) {
 	var jobs []*rivertype.JobRow
 	for range maxPasses {
-		free := q.free(params.MaxToLock) - len(jobs)
+		slots, free := params.MaxToLock-len(jobs), q.free(params.MaxToLock)-len(jobs)
 		if free <= 0 {
 			return jobs, nil
 		}
 		if err := q.learnLimits(ctx, free); err != nil {
 			return jobs, err
 		}
-		grants := q.ring.take(free, maxLanes)
+		grants := q.ring.take(free, slots, maxLanes)
 		if len(grants) == 0 {
 			return jobs, nil
 		}

@@ -27,7 +27,10 @@ type ring struct {
 	lanes  map[webhook.ID]*lane
 	active []*lane // a queue: served from the front
 	weight int     // of the active lanes together
-	due    dueHeap // lanes to wake at a known time
+	// crowded says that the last fetch passed over active lanes since they had too
+	// much in flight for the slots that are left.
+	crowded bool
+	due     dueHeap // lanes to wake at a known time
 	// limits is what is known of webhooks' limits. A lane whose limit is not
 	// known is not fetched until it has been learned.
 	limits map[webhook.ID]Limit
@@ -254,9 +257,15 @@ func (r *ring) gateLocked(l *lane, until time.Time) {
 }
 
 // take removes lanes from the front of the ring and gives each its share of the
-// free slots. Lanes are out of the ring BEFORE the database is asked: a
-// notification that arrives meanwhile puts its lane back, so none is lost.
-func (r *ring) take(free, maxLanes int) []grant {
+// free slots, of which not all may be filled now. Lanes are out of the ring BEFORE
+// the database is asked: a notification that arrives meanwhile puts its lane back,
+// so none is lost.
+//
+// No lane gets more in flight than twice the slots that are left after that, times
+// its weight. So one alone can fill two thirds of them, and n lanes whose receivers
+// hang, whatever their caps, leave one part in 2n+1 to those that have nothing in
+// flight.
+func (r *ring) take(free, slots, maxLanes int) []grant {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if free <= 0 || len(r.active) == 0 {
@@ -269,6 +278,7 @@ func (r *ring) take(free, maxLanes int) []grant {
 		later   []*lane
 		n       int
 	)
+	r.crowded = false
 	for _, l := range r.active {
 		if free <= 0 || len(grants) >= maxLanes {
 			break
@@ -298,12 +308,20 @@ func (r *ring) take(free, maxLanes int) []grant {
 			}
 			room = min(room, tokens)
 		}
+		part := slotsFor(l.inFlight+l.granted, slots, limit.Weight)
+		if part <= 0 {
+			later = append(later, l)
+			r.crowded = true
+			continue
+		}
+		room = min(room, part)
 		if !l.inTurn {
 			l.deficit += quantum * max(1, limit.Weight)
 		}
 		l.inTurn = false
 		offer := min(l.deficit, room, free)
 		free -= offer
+		slots -= offer
 		l.granted += offer
 		l.deficit -= offer
 		if l.deficit > 0 && free <= 0 && offer < room {
@@ -330,6 +348,14 @@ func (r *ring) take(free, maxLanes int) []grant {
 func (r *ring) dequeued(l *lane) {
 	l.queued = false
 	r.weight -= l.weight
+}
+
+// slotsFor is how many of the slots that are left a lane of this weight may fill that
+// has so many in flight: as long as it does not have more than twice its weight times
+// what is left then, and the last one if it has no more than that. It is pure.
+func slotsFor(inFlight, left, weight int) int {
+	most := 2 * max(1, weight)
+	return max(0, (most*left-inFlight+most)/(most+1))
 }
 
 // ungrant ends a grant.
@@ -390,8 +416,8 @@ func (r *ring) putBack(grants []grant) {
 	}
 }
 
-// finish frees a slot of a lane. It reports whether a lane that was at a limit with
-// more to give must be fetched again.
+// finish frees a slot of a lane. It reports whether there may be a lane that was
+// held back by what is free now.
 func (r *ring) finish(id webhook.ID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -407,7 +433,7 @@ func (r *ring) finish(id webhook.ID) bool {
 	woken := r.uncap(l)
 	woken = r.freeHost(h) || woken
 	r.forget(l)
-	return woken
+	return woken || r.crowded
 }
 
 // uncap wakes a lane that was at its cap, if there is room now. One that waits for

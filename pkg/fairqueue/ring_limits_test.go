@@ -21,7 +21,7 @@ func clockRing(limits map[webhook.ID]Limit) (r *ring, now *time.Time) {
 
 // serve takes free slots and fills every grant, and returns what each lane got.
 func serve(r *ring, free int) map[webhook.ID]int {
-	grants := r.take(free, 1000)
+	grants := r.take(free, 1000, 1000)
 	got := limitsOf(grants)
 	r.settle(grants, got)
 	return got
@@ -116,7 +116,7 @@ func TestRingSpendsTokens(t *testing.T) {
 		t.Parallel()
 		ids := testIDs(1)
 		r, _ := clockRing(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 100, RatePerSecond: 50}})
-		if r.wake(ids[0]) || len(r.take(10, 10)) != 0 {
+		if r.wake(ids[0]) || len(r.take(10, 1000, 10)) != 0 {
 			t.Fatal("it was offered slots without a token")
 		}
 		asks, woken := exchange(r, all)
@@ -126,7 +126,7 @@ func TestRingSpendsTokens(t *testing.T) {
 		if got := serve(r, 100)[ids[0]]; got != 5 {
 			t.Errorf("offered %d slots for 5 tokens", got)
 		}
-		if len(r.take(100, 10)) != 0 {
+		if len(r.take(100, 1000, 10)) != 0 {
 			t.Error("it was offered slots after its tokens were spent")
 		}
 	})
@@ -168,7 +168,7 @@ func TestRingSpendsTokens(t *testing.T) {
 		r, _ := clockRing(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 100, RatePerSecond: 100}})
 		r.wake(ids[0])
 		exchange(r, all)
-		r.settle(r.take(100, 10), map[webhook.ID]int{ids[0]: 4})
+		r.settle(r.take(100, 1000, 10), map[webhook.ID]int{ids[0]: 4})
 		asks, _ := r.asks()
 		if len(asks) != 1 || asks[0].GiveBack != 6 || asks[0].Want != 0 {
 			t.Errorf("the exchange after 4 of 10 tokens were used is %+v, want 6 given back", asks)
@@ -189,7 +189,7 @@ func TestRingSpendsTokens(t *testing.T) {
 		r.wake(ids[0])
 		exchange(r, all)
 		*now = now.Add(postgres.LeaseLife)
-		if got := r.take(100, 10); len(got) != 0 {
+		if got := r.take(100, 1000, 10); len(got) != 0 {
 			t.Errorf("offered %v for tokens that are void", limitsOf(got))
 		}
 		if asks, _ := r.asks(); len(asks) != 1 {
@@ -287,7 +287,7 @@ func TestRingSharesHosts(t *testing.T) {
 		r.finish(ids[0])
 		r.finish(ids[1])
 		for range ids { // they filled their limits, so both are looked at once more
-			r.settle(r.take(10, 10), nil)
+			r.settle(r.take(10, 1000, 10), nil)
 		}
 		if len(r.lanes) != 0 || len(r.hosts) != 0 {
 			t.Errorf("%d lanes and %d hosts are kept in memory", len(r.lanes), len(r.hosts))
@@ -304,7 +304,7 @@ func TestRingKeepsToOneDispatcher(t *testing.T) {
 		r, _ := clockRing(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 2}})
 		r.setSharers(3)
 		r.wake(ids[0])
-		if got := r.take(10, 10); len(got) != 0 {
+		if got := r.take(10, 1000, 10); len(got) != 0 {
 			t.Fatalf("offered %v", limitsOf(got))
 		}
 		if unknown, sharers := r.unknown(10); len(unknown) != 1 || sharers != 3 {
@@ -323,7 +323,7 @@ func TestRingKeepsToOneDispatcher(t *testing.T) {
 		r.setSharers(3)
 		*now = ringStart.Add(time.Second)
 		r.wake(ids[0])
-		if got := r.take(10, 10); len(got) != 0 {
+		if got := r.take(10, 1000, 10); len(got) != 0 {
 			t.Errorf("offered %v after the lease ended", limitsOf(got))
 		}
 	})
@@ -355,7 +355,7 @@ func TestRingKeepsToOneDispatcher(t *testing.T) {
 			t.Fatalf("offered %d, want one probe", got)
 		}
 		r.wake(ids[0])
-		if got := r.take(10, 10); len(got) != 0 {
+		if got := r.take(10, 1000, 10); len(got) != 0 {
 			t.Errorf("offered %v while the probe is under way", limitsOf(got))
 		}
 	})

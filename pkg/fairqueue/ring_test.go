@@ -49,7 +49,7 @@ func TestRing(t *testing.T) {
 		for _, id := range ids {
 			r.wake(id)
 		}
-		for id, n := range limitsOf(r.take(40, 10)) {
+		for id, n := range limitsOf(r.take(40, 1000, 10)) {
 			if n != 10 {
 				t.Errorf("lane %s was offered %d of 40 slots, want 10", id, n)
 			}
@@ -61,7 +61,7 @@ func TestRing(t *testing.T) {
 		ids := testIDs(1)
 		r := testRing(7, ids...)
 		r.wake(ids[0])
-		if n := limitsOf(r.take(100, 10))[ids[0]]; n != 7 {
+		if n := limitsOf(r.take(100, 1000, 10))[ids[0]]; n != 7 {
 			t.Errorf("offered %d slots, want the cap of 7", n)
 		}
 	})
@@ -74,7 +74,7 @@ func TestRing(t *testing.T) {
 		r.setSharers(4)
 		r.wake(ids[0])
 		r.wake(ids[1])
-		got := limitsOf(r.take(100, 10))
+		got := limitsOf(r.take(100, 1000, 10))
 		if got[ids[0]] != 2 || got[ids[1]] != 1 {
 			t.Errorf("offered %v, want 2 of a cap of 9 and 1 of a cap of 4 among 4", got)
 		}
@@ -87,11 +87,11 @@ func TestRing(t *testing.T) {
 		for _, id := range ids {
 			r.wake(id)
 		}
-		first := r.take(1, 10)
+		first := r.take(1, 1000, 10)
 		r.settle(first, map[webhook.ID]int{first[0].lane.id: 1})
-		second := r.take(1, 10)
+		second := r.take(1, 1000, 10)
 		r.settle(second, map[webhook.ID]int{second[0].lane.id: 1})
-		third := r.take(1, 10)
+		third := r.take(1, 1000, 10)
 		if first[0].lane.id != ids[0] || second[0].lane.id != ids[1] || third[0].lane.id != ids[2] {
 			t.Errorf("served %s, %s, %s, want the lanes in turn", first[0].lane.id, second[0].lane.id, third[0].lane.id)
 		}
@@ -102,12 +102,12 @@ func TestRing(t *testing.T) {
 		ids := testIDs(1)
 		r := testRing(100, ids...)
 		r.wake(ids[0])
-		grants := r.take(10, 10)
+		grants := r.take(10, 1000, 10)
 		if !r.wake(ids[0]) {
 			t.Error("a notification during the fetch was not taken")
 		}
 		r.settle(grants, nil) // the fetch itself saw nothing
-		if len(r.take(10, 10)) != 1 {
+		if len(r.take(10, 1000, 10)) != 1 {
 			t.Error("the lane is lost: nothing will fetch what the notification was about")
 		}
 	})
@@ -117,14 +117,14 @@ func TestRing(t *testing.T) {
 		ids := testIDs(1)
 		r := testRing(2, ids...)
 		r.wake(ids[0])
-		r.settle(r.take(10, 10), map[webhook.ID]int{ids[0]: 2})
-		if got := r.take(10, 10); len(got) != 0 {
+		r.settle(r.take(10, 1000, 10), map[webhook.ID]int{ids[0]: 2})
+		if got := r.take(10, 1000, 10); len(got) != 0 {
 			t.Fatalf("a lane at its cap was offered %v", limitsOf(got))
 		}
 		if !r.finish(ids[0]) {
 			t.Fatal("a freed slot did not wake the lane")
 		}
-		if n := limitsOf(r.take(10, 10))[ids[0]]; n != 1 {
+		if n := limitsOf(r.take(10, 1000, 10))[ids[0]]; n != 1 {
 			t.Errorf("offered %d, want the one freed slot", n)
 		}
 	})
@@ -134,7 +134,7 @@ func TestRing(t *testing.T) {
 		ids := testIDs(1)
 		r := testRing(5, ids...)
 		r.wake(ids[0])
-		r.settle(r.take(10, 10), map[webhook.ID]int{ids[0]: 2})
+		r.settle(r.take(10, 1000, 10), map[webhook.ID]int{ids[0]: 2})
 		if r.finish(ids[0]) {
 			t.Error("a lane with nothing more to give was woken")
 		}
@@ -149,14 +149,14 @@ func TestRing(t *testing.T) {
 		ids := testIDs(1)
 		r := testRing(0)
 		r.wake(ids[0])
-		if got := r.take(10, 10); len(got) != 0 {
+		if got := r.take(10, 1000, 10); len(got) != 0 {
 			t.Fatalf("offered %v before its limit was known", limitsOf(got))
 		}
 		if unknown, _ := r.unknown(10); len(unknown) != 1 || unknown[0] != ids[0] {
 			t.Fatalf("asks for the limits of %v, want %v", unknown, ids)
 		}
 		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3}})
-		if n := limitsOf(r.take(10, 10))[ids[0]]; n != 3 {
+		if n := limitsOf(r.take(10, 1000, 10))[ids[0]]; n != 3 {
 			t.Errorf("offered %d, want 3", n)
 		}
 	})
@@ -166,7 +166,7 @@ func TestRing(t *testing.T) {
 		ids := testIDs(1)
 		r := testRing(3, ids...)
 		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3, Gated: true}})
-		if r.wake(ids[0]) || len(r.take(10, 10)) != 0 {
+		if r.wake(ids[0]) || len(r.take(10, 1000, 10)) != 0 {
 			t.Fatal("a paused lane was woken")
 		}
 		if !r.unlearn(ids[0]) {
@@ -174,7 +174,7 @@ func TestRing(t *testing.T) {
 		}
 		r.unknown(1)
 		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3}})
-		if len(r.take(10, 10)) != 1 {
+		if len(r.take(10, 1000, 10)) != 1 {
 			t.Error("the resumed lane is not offered")
 		}
 	})
@@ -192,17 +192,17 @@ func TestRing(t *testing.T) {
 		r.unlearn(ids[0]) // a change of the webhook: what is known of it is read anew
 		r.unknown(1)
 		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3, GateUntil: ringStart.Add(time.Minute)}})
-		if len(r.take(10, 10)) != 0 {
+		if len(r.take(10, 1000, 10)) != 0 {
 			t.Fatal("a change of the webhook opened its gate")
 		}
 		if woken, _ := r.wakeDue(ringStart.Add(time.Minute)); !woken {
 			t.Fatal("the lane was not woken when its gate opened")
 		}
-		if len(r.take(10, 10)) != 0 {
+		if len(r.take(10, 1000, 10)) != 0 {
 			t.Fatal("what follows the gate was not asked for")
 		}
 		r.learn(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 3}})
-		if len(r.take(10, 10)) != 1 {
+		if len(r.take(10, 1000, 10)) != 1 {
 			t.Error("the lane is not offered after its gate opened")
 		}
 	})
@@ -233,7 +233,7 @@ func TestRing(t *testing.T) {
 		if !woken || !next.Equal(ringStart.Add(3*time.Second)) {
 			t.Fatalf("woken=%v next=%v", woken, next)
 		}
-		got := r.take(10, 10)
+		got := r.take(10, 1000, 10)
 		if len(got) != 2 || got[0].lane.id != ids[1] || got[1].lane.id != ids[2] {
 			t.Errorf("woke %v, want the second and third lane", limitsOf(got))
 		}
@@ -244,12 +244,12 @@ func TestRing(t *testing.T) {
 		ids := testIDs(1)
 		r := testRing(2, ids...)
 		r.wake(ids[0])
-		r.settle(r.take(10, 10), map[webhook.ID]int{ids[0]: 2})
+		r.settle(r.take(10, 1000, 10), map[webhook.ID]int{ids[0]: 2})
 		r.finish(ids[0])
-		grants := r.take(10, 10)
+		grants := r.take(10, 1000, 10)
 		r.finish(ids[0]) // the last one in flight: the lane looks idle
 		r.settle(grants, map[webhook.ID]int{ids[0]: 1})
-		if got := limitsOf(r.take(10, 10))[ids[0]]; got != 1 {
+		if got := limitsOf(r.take(10, 1000, 10))[ids[0]]; got != 1 {
 			t.Fatalf("offered %d, want the one slot that is left of two", got)
 		}
 		r.settle(nil, nil)
@@ -264,8 +264,8 @@ func TestRing(t *testing.T) {
 		r := testRing(3, ids...)
 		r.wake(ids[0])
 		r.wake(ids[1])
-		r.putBack(r.take(10, 10))
-		if len(r.take(10, 10)) != 2 {
+		r.putBack(r.take(10, 1000, 10))
+		if len(r.take(10, 1000, 10)) != 2 {
 			t.Error("lanes were lost with the failed fetch")
 		}
 	})
@@ -300,7 +300,7 @@ func TestRingServesEveryLane(t *testing.T) {
 		pick := func() webhook.ID { return ids[rapid.IntRange(0, len(ids)-1).Draw(t, "lane")] }
 		fetch := func(free, meanwhile int) {
 			learn()
-			grants := r.take(free, len(ids))
+			grants := r.take(free, 1000, len(ids))
 			for range meanwhile {
 				// What the database will say is fixed when it is asked; deliveries
 				// finish and notifications arrive while it thinks.
@@ -396,7 +396,7 @@ func BenchmarkRing(b *testing.B) {
 	}
 	fetched := map[webhook.ID]int{}
 	for b.Loop() {
-		grants := r.take(500, 1000)
+		grants := r.take(500, 1000, 1000)
 		clear(fetched)
 		for _, g := range grants {
 			fetched[g.lane.id] = g.limit
