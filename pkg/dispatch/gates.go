@@ -75,8 +75,8 @@ func (g *gatekeeper) learn(id webhook.ID, gate *postgres.Gate) {
 }
 
 // inARow is how many gates there were before the one that follows an attempt that
-// was started at this moment. One that was under way when the last gate closed says
-// nothing new: its answer belongs to that gate.
+// was started at this moment. The answer to one that was under way when the last gate
+// closed belongs to that gate.
 func (g *gatekeeper) inARow(id webhook.ID, started time.Time) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -88,7 +88,7 @@ func countBefore(gate postgres.Gate, known bool, started time.Time) int {
 	switch {
 	case !known:
 		return 0
-	case started.After(gate.ClosedAt):
+	case gate.Follows(started):
 		return gate.InARow
 	}
 	return max(0, gate.InARow-1)
@@ -116,7 +116,7 @@ func (g *gatekeeper) judge(id webhook.ID, reason webhook.Reason, rest time.Durat
 		g.gates[id] = postgres.Gate{
 			Cause: change.Cause, Until: change.Until, InARow: countBefore(gate, known, started) + 1, ClosedAt: ended,
 		}
-		if known && !started.After(gate.ClosedAt) {
+		if known && !gate.Follows(started) {
 			longer := gate
 			longer.Until = change.Until
 			g.gates[id] = longer
@@ -140,7 +140,7 @@ func (g *gatekeeper) judge(id webhook.ID, reason webhook.Reason, rest time.Durat
 func judgeGate(
 	gate postgres.Gate, known bool, reason webhook.Reason, rest time.Duration, opened bool, started, ended time.Time,
 ) (change *postgres.GateChange, closed bool) {
-	after := known && started.After(gate.ClosedAt)
+	after := known && gate.Follows(started)
 	probe := after && gate.Cause == postgres.GateBreaker
 	if reason == webhook.ReasonDelivered {
 		if !after {

@@ -212,7 +212,7 @@ func TestBreakerKeepsTheQueue(t *testing.T) {
 		}
 	})
 	registries := b.startMany(2, func(c *Config) { c.Breaker = limit.BreakerConfig{Attempts: 10} })
-	w := b.hook(r.URL, func(w *webhook.Webhook) { w.MaxInFlight, w.RetrySchedule = 4, []int{3600} })
+	w := b.hook(r.URL, func(w *webhook.Webhook) { w.MaxInFlight, w.TimeoutSeconds, w.RetrySchedule = 4, 60, []int{3600} })
 	events := b.submit(w, 200)
 	b.eventually("the breaker is open for all", func() bool {
 		return b.count(`SELECT count(*) FROM fairhook.lane_gates WHERE cause = 'breaker'`) == 1 &&
@@ -450,6 +450,8 @@ func TestJudgeGate(t *testing.T) {
 		"AnAnswerThatWasUnderWayBelongsToTheGate":            {postgres.GateReceiver, webhook.ReasonUnavailable, courier.MinGate - 7*time.Second, false, before, "nothing"},
 		"AnAnswerThatWasUnderWayCanMakeTheGateLonger":        {postgres.GateReceiver, webhook.ReasonRateLimited, rest, false, before, "receiver 30s"},
 		"AFailureOfOursIsNoFailedProbe":                      {postgres.GateBreaker, webhook.ReasonInternalError, 0, false, after, "nothing"},
+		"ASuccessOfSomebodyWhoHadNotHeardDoesNotOpenAGate":   {postgres.GateBreaker, webhook.ReasonDelivered, 0, false, closedAt.Add(postgres.GateHeard), "nothing"},
+		"AFailureOfSomebodyWhoHadNotHeardIsNoFailedProbe":    {postgres.GateBreaker, webhook.ReasonServerError, 0, false, closedAt.Add(postgres.GateHeard), "nothing"},
 		"TheBreakerOpensOnWhatWasUnderWayWhenAReceiverAsked": {postgres.GateReceiver, webhook.ReasonTimeout, 0, true, before, "breaker 5s"},
 	} {
 		t.Run(name, func(t *testing.T) {
