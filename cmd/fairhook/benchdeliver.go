@@ -98,10 +98,7 @@ func (b *bench) deliver(ctx context.Context, report *benchReport) error {
 		}
 		var cases []benchDelivery
 		for _, mode := range []string{modeSingle, modeBatch} {
-			if err := b.emptyTables(ctx); err != nil {
-				return err
-			}
-			c, err := b.deliverCase(ctx, mode, webhooks)
+			c, err := b.costedCase(ctx, mode, webhooks)
 			if err != nil {
 				return fmt.Errorf("%d webhooks, %s: %w", n, mode, err)
 			}
@@ -122,62 +119,87 @@ func (b *bench) deliver(ctx context.Context, report *benchReport) error {
 	return nil
 }
 
-// deliverCase measures the delivery of events to the given webhooks, and makes
-// sure that all that was acknowledged has come. Nothing may be under way.
-func (b *bench) deliverCase(ctx context.Context, mode string, webhooks []webhook.ID) (benchDelivery, error) {
-	c := benchDelivery{Webhooks: len(webhooks), Mode: mode}
+// costedCase is deliverCase on empty tables, with the row writes and commits that an
+// event costs. Postgres' counters come late, so that they are of the warm-up too.
+func (b *bench) costedCase(ctx context.Context, mode string, webhooks []webhook.ID) (c benchDelivery, err error) {
+	if err := b.emptyTables(ctx); err != nil {
+		return c, err
+	}
+	before, err := b.counters(ctx)
+	if err != nil {
+		return c, err
+	}
+	c, warm, err := b.deliverCase(ctx, mode, webhooks)
+	if err != nil {
+		return c, err
+	}
+	after, err := b.settled(ctx, before, c.Events+warm)
+	if err != nil {
+		return c, err
+	}
+	c.RowWrites = float64(after.writes()-before.writes()) / float64(c.Events+warm)
+	c.Commits = float64(after.commits-before.commits) / float64(c.Events+warm)
+	return c, nil
+}
+
+// deliverCase measures the delivery of events to the given webhooks, after a
+// warm-up of so many events, and makes sure that all that was acknowledged has
+// come. Nothing may be under way.
+func (b *bench) deliverCase(ctx context.Context, mode string, webhooks []webhook.ID) (c benchDelivery, warm int, err error) {
+	c = benchDelivery{Webhooks: len(webhooks), Mode: mode}
 	l := b.newLoad(b.cfg.DeliverConnections)
 	payload := benchPayload(b.cfg.PayloadBytes)
 	requests := singleRequests(webhooks, payload)
 	if mode == modeBatch {
 		requests = batchRequests(webhooks, payload, b.cfg.BatchItems)
 	}
-	// Postgres' counters come late, so that the warm-up is counted too.
+	if warm, err = b.warm(ctx, l, webhooks); err != nil {
+		return c, warm, err
+	}
 	before, err := b.counters(ctx)
 	if err != nil {
-		return c, err
+		return c, warm, err
 	}
-	b.sink.forget()
-	warm, err := l.warm(ctx, batchRequests(webhooks, payload, min(warmItems, len(webhooks))))
-	if err != nil {
-		return c, err
-	}
-	if err := b.delivered(ctx, warm, webhooks); err != nil {
-		return c, err
-	}
-	begun, err := b.counters(ctx)
-	if err != nil {
-		return c, err
-	}
-	b.sink.forget()
 	m, err := l.start(ctx, plan{requests: requests, to: time.Now().Add(b.cfg.Duration)})
 	if err != nil {
-		return c, err
+		return c, warm, err
 	}
 	if err := b.delivered(ctx, m, webhooks); err != nil {
-		return c, err
+		return c, warm, err
 	}
-	ended, err := b.counters(ctx)
+	after, err := b.counters(ctx)
 	if err != nil {
-		return c, err
+		return c, warm, err
 	}
 	a, err := settle(m.acks, b.sink.came())
 	if err != nil {
-		return c, err
-	}
-	all := len(m.acks) + len(warm.acks)
-	after, err := b.settled(ctx, before, all)
-	if err != nil {
-		return c, err
+		return c, warm, err
 	}
 	c.Events, c.Duplicates, c.Refused = len(m.acks), a.duplicates, m.refused
 	c.EventsPerSecond = float64(c.Events) / a.last.Sub(a.first).Seconds()
 	c.AcceptedPerSecond = float64(c.Events) / b.cfg.Duration.Seconds()
 	c.P50, c.P99 = percentile(a.sent, 0.50), percentile(a.sent, 0.99)
-	c.WALBytes = float64(ended.wal-begun.wal) / float64(c.Events)
-	c.RowWrites = float64(after.writes()-before.writes()) / float64(all)
-	c.Commits = float64(after.commits-before.commits) / float64(all)
-	return c, nil
+	c.WALBytes = float64(after.wal-before.wal) / float64(c.Events)
+	return c, warm, nil
+}
+
+// warm has an event for each webhook, at least, accepted and delivered, so that all
+// is in memory that is there after some time. It returns how many there were, and
+// leaves the sink empty.
+func (b *bench) warm(ctx context.Context, l *load, webhooks []webhook.ID) (events int, err error) {
+	b.sink.forget()
+	m, err := l.warm(ctx, batchRequests(webhooks, benchPayload(b.cfg.PayloadBytes), min(warmItems, len(webhooks))))
+	if err != nil {
+		return 0, err
+	}
+	if err := b.delivered(ctx, m, webhooks); err != nil {
+		return 0, err
+	}
+	if _, err := settle(m.acks, b.sink.came()); err != nil {
+		return 0, err
+	}
+	b.sink.forget()
+	return len(m.acks), nil
 }
 
 // delivered returns when what was acknowledged has come, and the lanes are idle.

@@ -62,20 +62,14 @@ func (b *bench) latency(ctx context.Context, report *benchReport) error {
 func (b *bench) quiet(ctx context.Context, endure func()) (benchQuiet, error) {
 	q := benchQuiet{Webhooks: b.cfg.QuietWebhooks, PerSecond: b.cfg.QuietPerSecond}
 	l := b.newLoad(quietConnections)
-	payload := benchPayload(b.cfg.PayloadBytes)
 	webhooks := b.webhooks[:b.cfg.QuietWebhooks]
 	b.sink.forget()
 	if endure == nil { // otherwise they are warm, and may not be waited for
-		warm, err := l.warm(ctx, batchRequests(webhooks, payload, len(webhooks)))
-		if err != nil {
+		if _, err := b.warm(ctx, l, webhooks); err != nil {
 			return q, err
 		}
-		if err := b.delivered(ctx, warm, webhooks); err != nil {
-			return q, err
-		}
-		b.sink.forget()
 	}
-	m, err := l.start(ctx, paced(singleRequests(webhooks, payload), b.cfg.QuietPerSecond, b.cfg.QuietDuration))
+	m, err := l.start(ctx, paced(singleRequests(webhooks, benchPayload(b.cfg.PayloadBytes)), b.cfg.QuietPerSecond, b.cfg.QuietDuration))
 	if err != nil {
 		return q, err
 	}
@@ -100,12 +94,12 @@ func (b *bench) quiet(ctx context.Context, endure func()) (benchQuiet, error) {
 	return q, nil
 }
 
-// gated measures the rate and the latency with many deliveries waiting behind
-// gates, and the rate without before and after.
+// gated measures the latency with many deliveries waiting behind gates, the rate
+// with them before and after that, and the rate without before and after all.
 func (b *bench) gated(ctx context.Context, report *benchReport) error {
 	webhooks := b.webhooks[:b.cfg.QuietWebhooks]
 	rate := func() (float64, error) {
-		c, err := b.deliverCase(ctx, modeSingle, webhooks)
+		c, _, err := b.deliverCase(ctx, modeSingle, webhooks)
 		return c.EventsPerSecond, err
 	}
 	g := benchGated{Waiting: b.cfg.Waiting, Lanes: b.cfg.GatedWebhooks}
@@ -124,10 +118,13 @@ func (b *bench) gated(ctx context.Context, report *benchReport) error {
 		return err
 	}
 	b.dev.out.step("%d deliveries wait for %d paused webhooks (%.0f s)", g.Waiting, g.Lanes, time.Since(begun).Seconds())
-	if g.EventsPerSecond, err = rate(); err != nil {
+	if g.GatedBefore, err = rate(); err != nil {
 		return err
 	}
 	if g.Latency, err = b.quiet(ctx, nil); err != nil {
+		return err
+	}
+	if g.GatedAfter, err = rate(); err != nil {
 		return err
 	}
 	var still int
@@ -143,6 +140,7 @@ func (b *bench) gated(ctx context.Context, report *benchReport) error {
 	if g.EmptyAfter, err = rate(); err != nil {
 		return err
 	}
+	g.EventsPerSecond = (g.GatedBefore + g.GatedAfter) / 2
 	g.Ratio = g.EventsPerSecond / ((g.EmptyBefore + g.EmptyAfter) / 2)
 	b.dev.out.step("%.0f events/s delivered with them, %.2f of the rate without; p99 %.1f ms", g.EventsPerSecond, g.Ratio, milliseconds(g.Latency.P99))
 	report.Gated = &g
@@ -302,12 +300,14 @@ func (b *bench) hit(ctx context.Context, a *attackers, each int) error {
 	if err != nil {
 		return err
 	}
-	err = a.sink.await(ctx, m.acknowledged, attackStall)
-	var stalled *stalledError
-	if errors.As(err, &stalled) && stalled.received > 0 {
-		return nil
+	if err := a.sink.await(ctx, min(1, m.acknowledged), stallTimeout); err != nil {
+		return err
 	}
-	return err
+	var stalled *stalledError
+	if err := a.sink.await(ctx, m.acknowledged, attackStall); !errors.As(err, &stalled) {
+		return err
+	}
+	return nil
 }
 
 // openBreakers waits until the breakers of all these webhooks are open, but no

@@ -142,10 +142,13 @@ type benchFairness struct {
 type benchGated struct {
 	Waiting int `json:"waiting"`
 	Lanes   int `json:"lanes"`
-	// EventsPerSecond are delivered events, and Ratio is in relation to the mean of
-	// the two rates without waiting deliveries.
+	// EventsPerSecond is the mean of the two rates of delivered events before and
+	// after Latency, and Ratio that in relation to the mean of the two rates without
+	// waiting deliveries.
 	EventsPerSecond float64    `json:"events_per_second"`
 	Ratio           float64    `json:"ratio"`
+	GatedBefore     float64    `json:"gated_before_per_second"`
+	GatedAfter      float64    `json:"gated_after_per_second"`
 	EmptyBefore     float64    `json:"empty_before_per_second"`
 	EmptyAfter      float64    `json:"empty_after_per_second"`
 	Latency         benchQuiet `json:"latency"`
@@ -296,8 +299,8 @@ func (r *benchReport) writeGated(w io.Writer) error {
 	}
 	g := r.Gated
 	err := writeRows(w, fmt.Sprintf("gated: %d deliveries wait for %d paused webhooks", g.Waiting, g.Lanes),
-		"delivered/s\tof empty\tempty/s before\tempty/s after",
-		fmt.Sprintf("%.0f\t%.2f\t%.0f\t%.0f", g.EventsPerSecond, g.Ratio, g.EmptyBefore, g.EmptyAfter))
+		"delivered/s\tof empty\tfirst/s\tsecond/s\tempty/s before\tempty/s after",
+		fmt.Sprintf("%.0f\t%.2f\t%.0f\t%.0f\t%.0f\t%.0f", g.EventsPerSecond, g.Ratio, g.GatedBefore, g.GatedAfter, g.EmptyBefore, g.EmptyAfter))
 	if err != nil {
 		return err
 	}
