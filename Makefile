@@ -43,7 +43,7 @@ test: ## Run every test of both modules with the race detector.
 	@$(GO) run ./.ci/withpostgres
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(TESTFLAGS) $(PACKAGES)
 
-bench: build ## Measure how many events are accepted, for example ARGS='--duration 10s'.
+bench: build ## Measure how much is accepted and delivered, for example ARGS='--only deliver'.
 	@bin/fairhook bench $(ARGS)
 
 lint: ## Check format, vet and staticcheck.

@@ -8,7 +8,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -37,8 +36,10 @@ const (
 	answerTimeout = time.Minute
 	// refusedPause keeps a generator that is refused from asking in a tight loop.
 	refusedPause = 20 * time.Millisecond
-	// sinkBody bounds what the receiver reads of one delivery, in bytes.
-	sinkBody = 16 << 20
+	// lateness is how long after its time a request may be sent.
+	lateness = 10 * time.Millisecond
+	// textID is the length of an id's text.
+	textID = 36
 )
 
 // benchPayload is a JSON text of the given size that does not compress well, as
@@ -93,10 +94,31 @@ func appendSubmission(body []byte, id webhook.ID, payload []byte) []byte {
 type load struct {
 	address, key string
 	connections  int
+	// keep is whether to remember which events were acknowledged.
+	keep bool
 }
 
-func newLoad(address, key string, connections int) *load {
-	return &load{address, key, connections}
+// plan is what to send, and when.
+type plan struct {
+	// requests are sent in turn, over and over.
+	requests []request
+	// most is how many to send. Zero: as many as there is time for, up to to.
+	most int
+	// from and to are the time that is measured. Nothing is sent after to, unless
+	// that is zero.
+	from, to time.Time
+	// begin and every are the pace: request n is sent at begin + n*every, whatever
+	// became of those before it. Zero: each connection sends as soon as it is free.
+	begin time.Time
+	every time.Duration
+}
+
+// paced is so many requests a second for a time, from now on.
+func paced(requests []request, perSecond int, duration time.Duration) plan {
+	return plan{
+		requests: requests, most: max(1, int(float64(perSecond)*duration.Seconds())),
+		begin: time.Now(), every: time.Second / time.Duration(perSecond),
+	}
 }
 
 // measurement is what came of a run.
@@ -106,47 +128,57 @@ type measurement struct {
 	accepted, acknowledged int
 	// refused is how many events were answered with 429 or 503.
 	refused int
+	// late is how many requests of a paced plan were sent more than lateness after
+	// their time: then it is the generator that is measured.
+	late int
 	// latencies are those of the requests that were accepted while it was
 	// measured, in ascending order.
 	latencies []time.Duration
+	// acks are the events that were acknowledged, if these are kept.
+	acks []ack
+}
+
+// ack is an event that was acknowledged.
+type ack struct {
+	id             webhook.ID
+	sent, answered time.Time // when its request began, and when its answer was read
 }
 
 func (m *measurement) add(o measurement) {
 	m.accepted += o.accepted
 	m.acknowledged += o.acknowledged
 	m.refused += o.refused
+	m.late += o.late
 	m.latencies = append(m.latencies, o.latencies...)
+	m.acks = append(m.acks, o.acks...)
 }
 
 // warm sends every request until there was a time that all of them were accepted,
-// and returns how many events were acknowledged. After a case at full load ingest
-// may refuse some for a moment.
-func (l *load) warm(ctx context.Context, requests []request) (acknowledged int, err error) {
+// and tells what was acknowledged. After a case at full load ingest may refuse
+// some for a moment.
+func (l *load) warm(ctx context.Context, requests []request) (warmed measurement, err error) {
 	for range warmTries {
-		m, err := l.start(ctx, requests, len(requests), time.Time{}, time.Time{})
-		acknowledged += m.acknowledged
+		m, err := l.start(ctx, plan{requests: requests, most: len(requests)})
+		warmed.add(m)
 		if err != nil || m.refused == 0 {
-			return acknowledged, err
+			return warmed, err
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(warmPause):
+		if err := pause(ctx, warmPause); err != nil {
+			return warmed, err
 		}
 	}
-	return acknowledged, fmt.Errorf("ingest still refuses events after %d tries", warmTries)
+	return warmed, fmt.Errorf("ingest still refuses events after %d tries", warmTries)
 }
 
 // run sends requests, over and over, for warm and then for measured, and tells
 // what was answered in the second of these.
 func (l *load) run(ctx context.Context, requests []request, warm, measured time.Duration) (measurement, error) {
 	from := time.Now().Add(warm)
-	m, err := l.start(ctx, requests, math.MaxInt, from, from.Add(measured))
-	slices.Sort(m.latencies)
-	return m, err
+	return l.start(ctx, plan{requests: requests, from: from, to: from.Add(measured)})
 }
 
-// start sends up to most requests, and, unless to is zero, none after that.
-func (l *load) start(ctx context.Context, requests []request, most int, from, to time.Time) (measurement, error) {
+// start sends what is planned, and returns when all of it is answered.
+func (l *load) start(ctx context.Context, p plan) (measurement, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var (
@@ -155,20 +187,27 @@ func (l *load) start(ctx context.Context, requests []request, most int, from, to
 		mu    sync.Mutex
 		total measurement // guarded by mu
 	)
-	prepared := make([][]byte, len(requests))
-	for i, r := range requests {
+	prepared := make([][]byte, len(p.requests))
+	for i, r := range p.requests {
 		prepared[i] = l.prepare(r)
 	}
-	take := func() []byte {
+	take := func() (text []byte, due time.Time) {
 		n := int(next.Add(1)) - 1
-		if n >= most {
-			return nil
+		if p.most > 0 && n >= p.most {
+			return nil, time.Time{}
 		}
-		return prepared[n%len(prepared)]
+		if p.every > 0 {
+			due = p.begin.Add(time.Duration(n) * p.every)
+		}
+		return prepared[n%len(prepared)], due
 	}
-	for range min(l.connections, most) {
+	connections := l.connections
+	if p.most > 0 {
+		connections = min(connections, p.most)
+	}
+	for range connections {
 		wg.Go(func() {
-			m, err := l.work(ctx, take, from, to)
+			m, err := l.work(ctx, take, p.from, p.to)
 			if err != nil {
 				cancel(err) // one fault ends them all
 			}
@@ -178,6 +217,7 @@ func (l *load) start(ctx context.Context, requests []request, most int, from, to
 		})
 	}
 	wg.Wait()
+	slices.Sort(total.latencies)
 	return total, context.Cause(ctx)
 }
 
@@ -188,7 +228,7 @@ func (l *load) prepare(r request) []byte {
 }
 
 // work is one connection.
-func (l *load) work(ctx context.Context, take func() []byte, from, to time.Time) (m measurement, err error) {
+func (l *load) work(ctx context.Context, take func() (text []byte, due time.Time), from, to time.Time) (m measurement, err error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", l.address)
 	if err != nil {
@@ -199,12 +239,20 @@ func (l *load) work(ctx context.Context, take func() []byte, from, to time.Time)
 	defer stop()
 	reader := bufio.NewReader(conn)
 	for to.IsZero() || time.Now().Before(to) {
-		text := take()
+		text, due := take()
 		if text == nil {
 			return m, nil
 		}
+		if !due.IsZero() {
+			if err := pause(ctx, time.Until(due)); err != nil {
+				return m, err
+			}
+			if time.Since(due) > lateness {
+				m.late++
+			}
+		}
 		begun := time.Now()
-		a, err := exchange(conn, reader, text)
+		a, err := l.exchange(conn, reader, text)
 		if err != nil {
 			if ctx.Err() != nil {
 				return m, context.Cause(ctx)
@@ -214,14 +262,16 @@ func (l *load) work(ctx context.Context, take func() []byte, from, to time.Time)
 		now := time.Now()
 		m.acknowledged += a.accepted
 		m.refused += a.refused
-		if !now.Before(from) && !now.After(to) && a.accepted > 0 {
+		for _, id := range a.ids {
+			m.acks = append(m.acks, ack{id, begun, now})
+		}
+		if !now.Before(from) && (to.IsZero() || !now.After(to)) && a.accepted > 0 {
 			m.accepted += a.accepted
 			m.latencies = append(m.latencies, now.Sub(begun))
 		}
 		if a.refused > 0 && a.accepted == 0 {
-			select {
-			case <-ctx.Done():
-			case <-time.After(refusedPause):
+			if err := pause(ctx, refusedPause); err != nil {
+				return m, err
 			}
 		}
 	}
@@ -229,17 +279,21 @@ func (l *load) work(ctx context.Context, take func() []byte, from, to time.Time)
 }
 
 // answer is what one request's events were answered with.
-type answer struct{ accepted, refused int }
+type answer struct {
+	accepted, refused int
+	ids               []webhook.ID // of those accepted, if they are kept
+}
 
 var (
 	acceptedItem = []byte(`"status":202`)
 	limitedItem  = []byte(`"status":429`)
 	awayItem     = []byte(`"status":503`)
+	idField      = []byte(`"id":"`)
 )
 
 // exchange sends a request and reads its answer. Anything but acceptance and
 // refusal for now is an error: then it is not the acceptance that is measured.
-func exchange(conn net.Conn, reader *bufio.Reader, text []byte) (answer, error) {
+func (l *load) exchange(conn net.Conn, reader *bufio.Reader, text []byte) (answer, error) {
 	if err := conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
 		return answer{}, err
 	}
@@ -255,18 +309,40 @@ func exchange(conn net.Conn, reader *bufio.Reader, text []byte) (answer, error) 
 	if err != nil {
 		return answer{}, fmt.Errorf("read an answer: %w", err)
 	}
+	var a answer
 	switch response.StatusCode {
 	case http.StatusAccepted:
-		return answer{accepted: 1}, nil
+		a.accepted = 1
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		return answer{refused: 1}, nil
+		a.refused = 1
 	case http.StatusOK: // of a batch
-		a := answer{bytes.Count(body, acceptedItem), bytes.Count(body, limitedItem) + bytes.Count(body, awayItem)}
-		if a != (answer{}) {
-			return a, nil
+		a.accepted = bytes.Count(body, acceptedItem)
+		a.refused = bytes.Count(body, limitedItem) + bytes.Count(body, awayItem)
+	}
+	if a.accepted+a.refused == 0 {
+		return a, fmt.Errorf("ingest answered %s: %s", response.Status, printable(body))
+	}
+	if l.keep && a.accepted > 0 {
+		if a.ids = eventIDs(body); len(a.ids) != a.accepted {
+			return a, fmt.Errorf("ingest accepted %d events and named %d: %s", a.accepted, len(a.ids), printable(body))
 		}
 	}
-	return answer{}, fmt.Errorf("ingest answered %s: %s", response.Status, printable(body))
+	return a, nil
+}
+
+// eventIDs are the events' ids in an answer. Only events have a field of that
+// name there.
+func eventIDs(body []byte) (ids []webhook.ID) {
+	for {
+		_, rest, found := bytes.Cut(body, idField)
+		if !found {
+			return ids
+		}
+		if id, err := webhook.ParseID(string(rest[:min(len(rest), textID)])); err == nil {
+			ids = append(ids, id)
+		}
+		body = rest
+	}
 }
 
 // percentile is the smallest of the values, given in ascending order, that the
@@ -277,39 +353,4 @@ func percentile(values []time.Duration, part float64) time.Duration {
 	}
 	rank := int(math.Ceil(part * float64(len(values))))
 	return values[min(max(rank, 1), len(values))-1]
-}
-
-// sink is a receiver that takes everything.
-type sink struct {
-	url    string
-	server *http.Server
-	served chan error
-}
-
-func startSink() (*sink, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	s := &sink{url: "http://" + listener.Addr().String() + "/", served: make(chan error, 1)}
-	s.server = &http.Server{
-		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if _, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, sinkBody)); err != nil {
-				http.Error(w, "the body cannot be read", http.StatusBadRequest)
-				return
-			}
-			w.WriteHeader(http.StatusNoContent)
-		}),
-	}
-	go func() { s.served <- s.server.Serve(listener) }()
-	return s, nil
-}
-
-func (s *sink) close() error {
-	err := s.server.Close()
-	if served := <-s.served; !errors.Is(served, http.ErrServerClosed) {
-		err = errors.Join(err, served)
-	}
-	return err
 }
