@@ -440,6 +440,24 @@ func TestTable(t *testing.T) {
 		}
 	})
 
+	t.Run("DoesNotLoadAgainForWhoLookedJustBeforeALoadEnded", func(t *testing.T) {
+		t.Parallel()
+		var loads atomic.Int64
+		tab := newTestTable(t, func(context.Context, int) (int64, time.Duration, error) { return loads.Add(1), 0, nil })
+		if v, err := tab.get(t.Context(), 1); v != 1 || err != nil {
+			t.Fatal(v, err)
+		}
+		// This is where get goes on after it has found nothing.
+		late, err := tab.wait(t.Context(), 1)
+		if err != nil || late.value != 1 || loads.Load() != 1 {
+			t.Errorf("got %+v, %v after %d loads", late, err, loads.Load())
+		}
+		tab.invalidate(1)
+		if late, err := tab.wait(t.Context(), 1); err != nil || late.value != 2 {
+			t.Errorf("got %+v, %v after an invalidation", late, err)
+		}
+	})
+
 	t.Run("DoesNotRememberALoadThatAnInvalidationOvertook", func(t *testing.T) {
 		t.Parallel()
 		for name, overtake := range map[string]func(*table[int, int64]){
