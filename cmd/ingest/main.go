@@ -310,6 +310,7 @@ func serve(ctx context.Context, cfg config, p parts) error {
 			Pool: pool, Clock: clock, Box: box, Guard: p.guard, Catalog: cat, MaxBodyBytes: cfg.MaxBodyBytes,
 		}),
 		Clock:          clock,
+		Pool:           pool,
 		Livez:          p.health.Livez(),
 		Readyz:         p.health.Readyz(),
 		Metrics:        daemon.MetricsHandler(registry),

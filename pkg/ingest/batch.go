@@ -95,7 +95,7 @@ func (s *Server) submitBatch(c echo.Context) error {
 	if err := s.prepareBatch(c, items); err != nil {
 		return err
 	}
-	outcomes, err := s.storeBatch(c.Request().Context(), items, key, signedID(c) != "")
+	outcomes, err := s.storeBatch(c.Request().Context(), items, key)
 	if err != nil {
 		return err
 	}
@@ -233,7 +233,7 @@ func (s *Server) prepareBatch(c echo.Context, items []batchItem) error {
 
 // storeBatch stores the sound items in one transaction. It returns what became of
 // each, in their order, or an error when nothing of the batch is kept.
-func (s *Server) storeBatch(ctx context.Context, items []batchItem, key string, signed bool) ([]intake.Outcome, error) {
+func (s *Server) storeBatch(ctx context.Context, items []batchItem, key string) ([]intake.Outcome, error) {
 	group := make([]intake.Item, 0, len(items))
 	for i := range items {
 		item := &items[i]
@@ -241,13 +241,7 @@ func (s *Server) storeBatch(ctx context.Context, items []batchItem, key string, 
 			continue
 		}
 		submitted := item.prepared.item
-		own := itemKey(item.key, key, i)
-		if signed && i == 0 && item.key == "" {
-			// One line of NDJSON is also the body of a single event: a recording of
-			// either, sent to the other's route, must find the key taken.
-			own = key
-		}
-		if own != "" {
+		if own := itemKey(item.key, key, i); own != "" {
 			submitted.Key = &intake.IdempotencyKey{Key: own, Fingerprint: item.sub.fingerprint()}
 		}
 		group = append(group, submitted)

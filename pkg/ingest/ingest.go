@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/gommon/log"
 	"github.com/prometheus/client_golang/prometheus"
@@ -57,6 +58,9 @@ type Config struct {
 	Intake  *intake.Intake
 	API     *api.API
 	Clock   *postgres.Clock // for request ids
+	// Pool is for what must be looked up to answer a submission other than by
+	// storing it.
+	Pool *pgxpool.Pool
 	// Livez, Readyz and Metrics are mounted at /livez, /readyz and /metrics,
 	// which need no key.
 	Livez, Readyz, Metrics http.Handler
@@ -100,6 +104,7 @@ type Server struct {
 	echo           *echo.Echo
 	catalog        *catalog.Catalog
 	intake         *intake.Intake
+	pool           *pgxpool.Pool
 	clock          *postgres.Clock
 	key            *bootstrapKey
 	keyUse         *KeyUse
@@ -127,6 +132,7 @@ func New(cfg Config) (*Server, error) {
 		echo:           echo.New(),
 		catalog:        cfg.Catalog,
 		intake:         cfg.Intake,
+		pool:           cfg.Pool,
 		clock:          cfg.Clock,
 		key:            newBootstrapKey(cfg.BootstrapKey),
 		keyUse:         cfg.KeyUse,

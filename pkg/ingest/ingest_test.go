@@ -91,6 +91,7 @@ func setupWith(t testing.TB, o options) *testBundle {
 		Intake:         in,
 		API:            api.New(api.Config{Pool: b.db, Clock: clock, Box: box, Guard: guard, Catalog: cat, MaxBodyBytes: maxBody}),
 		Clock:          clock,
+		Pool:           b.db,
 		Livez:          health.Livez(),
 		Readyz:         health.Readyz(),
 		Metrics:        daemon.MetricsHandler(b.registry),
