@@ -23,6 +23,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/gommon/log"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/fairhook/fairhook/pkg/api"
 	"github.com/fairhook/fairhook/pkg/catalog"
@@ -120,7 +121,8 @@ type Server struct {
 
 	strictEventTypes bool
 
-	bodies *bodyBudget
+	bodies  *bodyBudget
+	replays *semaphore.Weighted // bounds look-ups of earlier submissions
 }
 
 // New makes a Server. It starts nothing.
@@ -148,6 +150,7 @@ func New(cfg Config) (*Server, error) {
 			MaxKeys:  cmp.Or(cfg.MaxJSONKeys, DefaultMaxJSONKeys),
 		},
 		strictEventTypes: cfg.StrictEventTypes,
+		replays:          semaphore.NewWeighted(maxReplayLookups),
 	}
 	if s.maxBodyBytes == 0 {
 		s.maxBodyBytes = DefaultMaxBodyBytes
