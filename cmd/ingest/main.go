@@ -74,6 +74,9 @@ type config struct {
 	// be before this copy takes fewer events, and how many it takes at least.
 	AdaptiveCommit, AdaptiveWait time.Duration
 	AdaptiveFloor                int
+	// AdaptiveWebhookFloor is how many events a second this copy accepts at least
+	// for a webhook whose deliveries fail; 0: any number.
+	AdaptiveWebhookFloor int
 	// StrictEventTypes refuses events of types that are not declared.
 	StrictEventTypes bool
 	// RequestTimeout is how long a request may take.
@@ -165,6 +168,8 @@ func (c *config) register(s *daemon.Settings) {
 	s.Check("adaptive-wait", positive(&c.AdaptiveWait))
 	s.Int(&c.AdaptiveFloor, "adaptive-floor", limit.DefaultMinRate, "events a second that are taken however slow commits are")
 	s.Check("adaptive-floor", func() error { return within(c.AdaptiveFloor, 1, webhook.MaxAcceptPerSecond) })
+	s.Int(&c.AdaptiveWebhookFloor, "adaptive-webhook-floor", limit.DefaultHealthRate, "events a second that this copy accepts at least for a webhook whose deliveries fail, when submitted to it directly; 0: any number")
+	s.Check("adaptive-webhook-floor", func() error { return within(c.AdaptiveWebhookFloor, 0, webhook.MaxAcceptPerSecond) })
 	s.Int(&c.DatabaseConnections, "database-connections", 10, "connections to the database, at most, besides the one that listens")
 	s.Check("database-connections", func() error {
 		if low := c.Committers + otherConnections; c.DatabaseConnections < low {
@@ -301,7 +306,8 @@ func serve(ctx context.Context, cfg config, p parts) error {
 		Pool: pool, Intake: buffer,
 		AcceptPerSecond: float64(cfg.AcceptPerSecond), TenantAcceptPerSecond: float64(cfg.TenantAcceptPerSecond),
 		AdaptiveCommit: cfg.AdaptiveCommit, AdaptiveWait: cfg.AdaptiveWait, AdaptiveFloor: float64(cfg.AdaptiveFloor),
-		Logger: logger, Registerer: registry,
+		WebhookFloor: float64(cfg.AdaptiveWebhookFloor),
+		Logger:       logger, Registerer: registry,
 	})
 	server, err := ingest.New(ingest.Config{
 		Catalog: cat,

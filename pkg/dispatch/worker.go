@@ -33,6 +33,7 @@ type worker struct {
 	catalog   *catalog.Catalog
 	loader    *batcher[webhook.ID, loaded]
 	recorder  *batcher[record, error]
+	health    *health
 	queue     *fairqueue.Queue
 	client    *http.Client
 	clock     *postgres.Clock
@@ -156,6 +157,7 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 	if err := w.record(ctx, record{attempt: a, disable: decision.DisableWebhook}); err != nil {
 		return err
 	}
+	w.health.observe(hook.ID, a.Reason)
 	w.applyGate(hook.ID, started, decision)
 	return w.report(ctx, j, &a, decision, retryAt)
 }
