@@ -585,6 +585,34 @@ func TestListening(t *testing.T) {
 		}
 	})
 
+	t.Run("TellsEveryInstanceOfAChangeWithinATenthOfASecond", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t).start()
+		other := setupOn(t, b.db).start()
+		w := b.insert()
+		for _, one := range []*bundle{b, other} {
+			one.notified(change{w.ID, w.Tenant})
+		}
+		var took []time.Duration
+		for n := range 15 {
+			before := other.known(w.ID).Webhook.MaxInFlight
+			b.exec(`UPDATE fairhook.webhooks SET max_in_flight = $2 WHERE id = $1`, w.ID, 100+n)
+			begun := time.Now()
+			for _, one := range []*bundle{b, other} {
+				one.notified(change{w.ID, w.Tenant})
+				took = append(took, time.Since(begun))
+				if now := one.known(w.ID).Webhook.MaxInFlight; now != 100+n || now == before {
+					t.Errorf("max_in_flight is %d", now)
+				}
+			}
+		}
+		// On a machine that is busy with other tests, most of them.
+		slices.Sort(took)
+		if median := took[len(took)/2]; median > 100*time.Millisecond {
+			t.Errorf("half of the changes were heard of after more than %s", median)
+		}
+	})
+
 	t.Run("DistrustsEverythingAfterItsLineBroke", func(t *testing.T) {
 		t.Parallel()
 		b := setup(t).start()

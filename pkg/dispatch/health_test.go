@@ -60,6 +60,7 @@ func TestHealth(t *testing.T) {
 			h.observe(id(1), reason)
 		}
 		failed := int64(len(webhook.Reasons()) - 2)
+		now := time.Now() // of the last failure, if not a moment later
 		// The order of the closed set: delivered came first, before any failure.
 		if got := h.collect(now); !slices.Equal(got, []postgres.LaneHealth{{WebhookID: id(1), Failed: failed}}) {
 			t.Errorf("collected %+v", got)
