@@ -743,6 +743,15 @@ CREATE TABLE fairhook.schema_version (
     version integer NOT NULL
 );
 
+CREATE TABLE fairhook.signed_requests (
+    key_id uuid NOT NULL,
+    id text NOT NULL,
+    fingerprint bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT signed_requests_pkey PRIMARY KEY (key_id, id)
+);
+CREATE INDEX signed_requests_created_idx ON fairhook.signed_requests USING btree (created_at);
+
 CREATE TABLE fairhook.submit_grants (
     role name NOT NULL,
     tenant text,

@@ -36,11 +36,6 @@ func main() {
 	os.Exit(daemon.Execute(newCommand()))
 }
 
-// otherConnections is how many database connections ingest needs besides those
-// of its committers: for configuration that is not in memory, for management
-// and queries, for limits, for the clock and for readiness.
-const otherConnections = 3
-
 // maxBodyBytes is the largest limit for bodies that may be chosen: a body is
 // held in memory, and a Postgres value may not be much larger.
 const maxBodyBytes = 256 << 20
@@ -74,17 +69,15 @@ type config struct {
 	// be before this copy takes fewer events, and how many it takes at least.
 	AdaptiveCommit, AdaptiveWait time.Duration
 	AdaptiveFloor                int
+	// AdaptiveWebhookFloor is how many events a second this copy accepts at least
+	// for a webhook whose deliveries fail; 0: any number.
+	AdaptiveWebhookFloor int
 	// StrictEventTypes refuses events of types that are not declared.
 	StrictEventTypes bool
 	// RequestTimeout is how long a request may take.
 	RequestTimeout time.Duration
-	// BufferEvents and BufferBytes bound the events that wait to be committed.
-	BufferEvents int
-	BufferBytes  int64
-	// Committers is how many batches of events are committed at the same time.
-	Committers int
-	// DatabaseConnections bounds the connection pool.
-	DatabaseConnections int
+	// Sizes are those of pools, buffer and batches.
+	Sizes sizes
 	// ShutdownDelay is how long requests are still taken after the first signal,
 	// and ShutdownTimeout how long stopping may take in all.
 	ShutdownDelay, ShutdownTimeout time.Duration
@@ -149,12 +142,7 @@ func (c *config) register(s *daemon.Settings) {
 	s.Duration(&c.RequestTimeout, "request-timeout", ingest.DefaultRequestTimeout, "how long a request may take, the reading of its body included")
 	s.Check("request-timeout", positive(&c.RequestTimeout))
 
-	s.Int(&c.BufferEvents, "buffer-events", intake.DefaultBufferEvents, "events that may wait to be committed; more are answered with 503")
-	s.Check("buffer-events", func() error { return within(c.BufferEvents, 1, 1<<24) })
-	s.Int64(&c.BufferBytes, "buffer-bytes", intake.DefaultBufferBytes, "memory for events that wait to be committed, in bytes")
-	s.Check("buffer-bytes", func() error { return within(c.BufferBytes, 1<<20, 1<<40) })
-	s.Int(&c.Committers, "committers", intake.DefaultCommitters, "batches of events that are committed at the same time, each on its own connection")
-	s.Check("committers", func() error { return within(c.Committers, 1, 64) })
+	c.Sizes.register(s)
 	s.Int(&c.AcceptPerSecond, "accept-per-second", 0, "events a second that all copies together accept, which must be set alike for all; 0: any number")
 	s.Check("accept-per-second", func() error { return within(c.AcceptPerSecond, 0, webhook.MaxAcceptPerSecond) })
 	s.Int(&c.TenantAcceptPerSecond, "tenant-accept-per-second", 0, "events a second that all copies together accept for each tenant, set alike for all; 0: any number")
@@ -165,13 +153,8 @@ func (c *config) register(s *daemon.Settings) {
 	s.Check("adaptive-wait", positive(&c.AdaptiveWait))
 	s.Int(&c.AdaptiveFloor, "adaptive-floor", limit.DefaultMinRate, "events a second that are taken however slow commits are")
 	s.Check("adaptive-floor", func() error { return within(c.AdaptiveFloor, 1, webhook.MaxAcceptPerSecond) })
-	s.Int(&c.DatabaseConnections, "database-connections", 10, "connections to the database, at most, besides the one that listens")
-	s.Check("database-connections", func() error {
-		if low := c.Committers + otherConnections; c.DatabaseConnections < low {
-			return fmt.Errorf("must be at least %d: one for each of --committers, and %d more", low, otherConnections)
-		}
-		return within(c.DatabaseConnections, 1, 1000)
-	})
+	s.Int(&c.AdaptiveWebhookFloor, "adaptive-webhook-floor", limit.DefaultHealthRate, "events a second that this copy accepts at least for a webhook whose deliveries fail, when submitted to it directly; 0: any number")
+	s.Check("adaptive-webhook-floor", func() error { return within(c.AdaptiveWebhookFloor, 0, webhook.MaxAcceptPerSecond) })
 
 	s.Duration(&c.ShutdownDelay, "shutdown-delay", 0, "how long requests are still taken after SIGTERM, for balancers to notice that /readyz says no")
 	s.Duration(&c.ShutdownTimeout, "shutdown-timeout", 25*time.Second, "how long stopping may take in all")
@@ -202,6 +185,7 @@ func positive(d *time.Duration) func() error {
 func run(ctx context.Context, cfg config, logs io.Writer) error {
 	logger, _ := cfg.NewLogger(logs, string(postgres.RoleIngest), daemon.NewInstanceID())
 	registry := daemon.NewRegistry()
+	cfg.Sizes = cfg.Sizes.derive()
 	if !cfg.BootstrapKey.IsSet() {
 		logger.Info("no API key is configured, so only keys in the database are accepted: for the first one set --bootstrap-key (FAIRHOOK_BOOTSTRAP_KEY)")
 	}
@@ -221,13 +205,13 @@ func run(ctx context.Context, cfg config, logs io.Writer) error {
 	}
 	// Committers have connections of their own: reads that take long must not keep
 	// events from being stored. One is for finding out what became of a batch.
-	commitConns := cfg.Committers + 1
+	commitConns := cfg.Sizes.Committers + 1
 	commitPool, err := postgres.Open(ctx, cfg.DatabaseURL.Reveal(), "fairhook-intake", int32(commitConns))
 	if err != nil {
 		return err
 	}
 	defer commitPool.Close()
-	pool, err := postgres.Open(ctx, cfg.DatabaseURL.Reveal(), "fairhook-ingest", int32(cfg.DatabaseConnections-commitConns))
+	pool, err := postgres.Open(ctx, cfg.DatabaseURL.Reveal(), "fairhook-ingest", int32(cfg.Sizes.DatabaseConnections-commitConns))
 	if err != nil {
 		return err
 	}
@@ -295,13 +279,15 @@ func serve(ctx context.Context, cfg config, p parts) error {
 	keyUse := ingest.NewKeyUse(pool, clock, logger)
 	buffer := intake.New(intake.Config{
 		Pool: p.commitPool, Clock: clock, Logger: logger, Registerer: registry,
-		BufferEvents: cfg.BufferEvents, BufferBytes: cfg.BufferBytes, Committers: cfg.Committers,
+		BufferEvents: cfg.Sizes.BufferEvents, BufferBytes: cfg.Sizes.BufferBytes, Committers: cfg.Sizes.Committers,
+		BatchEvents: cfg.Sizes.BatchEvents, BatchBytes: cfg.Sizes.BatchBytes, BatchDeliveries: cfg.Sizes.BatchDeliveries,
 	})
 	limits := ingest.NewLimits(ingest.LimitsConfig{
 		Pool: pool, Intake: buffer,
 		AcceptPerSecond: float64(cfg.AcceptPerSecond), TenantAcceptPerSecond: float64(cfg.TenantAcceptPerSecond),
 		AdaptiveCommit: cfg.AdaptiveCommit, AdaptiveWait: cfg.AdaptiveWait, AdaptiveFloor: float64(cfg.AdaptiveFloor),
-		Logger: logger, Registerer: registry,
+		WebhookFloor: float64(cfg.AdaptiveWebhookFloor),
+		Logger:       logger, Registerer: registry,
 	})
 	server, err := ingest.New(ingest.Config{
 		Catalog: cat,
@@ -310,6 +296,7 @@ func serve(ctx context.Context, cfg config, p parts) error {
 			Pool: pool, Clock: clock, Box: box, Guard: p.guard, Catalog: cat, MaxBodyBytes: cfg.MaxBodyBytes,
 		}),
 		Clock:          clock,
+		Pool:           pool,
 		Livez:          p.health.Livez(),
 		Readyz:         p.health.Readyz(),
 		Metrics:        daemon.MetricsHandler(registry),
@@ -335,7 +322,7 @@ func serve(ctx context.Context, cfg config, p parts) error {
 
 	p.buffer.Store(buffer)
 	p.front.Open(server)
-	logger.Info("ingest started", "listen", p.address)
+	logger.Info("ingest started", "listen", p.address, "sizes", cfg.Sizes)
 
 	stages := daemon.NewStages(logger, cfg.ShutdownTimeout)
 	stages.Add("clock", clock.Run)

@@ -226,9 +226,9 @@ func TestReportsAllConfigurationProblemsAtOnce(t *testing.T) {
 	t.Parallel()
 	cmd := newCommand()
 	cmd.SetArgs([]string{
-		"--encryption-key=short", "--max-body-bytes=10", "--request-timeout=0s", "--buffer-events=0", "--buffer-bytes=5",
+		"--encryption-key=short", "--max-body-bytes=10", "--request-timeout=0s", "--buffer-events=-1", "--buffer-bytes=5",
 		"--committers=9", "--database-connections=10", "--shutdown-delay=1m", "--allow-private-targets=nonsense", "--log-level=loud", "--listen=8080",
-		"--max-json-depth=1", "--max-json-keys=1",
+		"--max-json-depth=1", "--max-json-keys=1", "--commit-batch-events=-1", "--commit-batch-bytes=1", "--commit-batch-deliveries=-1", "--adaptive-webhook-floor=-1",
 	})
 	var config *daemon.ConfigError
 	err := cmd.ExecuteContext(t.Context())
@@ -245,7 +245,7 @@ func TestReportsAllConfigurationProblemsAtOnce(t *testing.T) {
 	want := []string{
 		"--database-url", "--encryption-key", "--max-body-bytes", "--request-timeout", "--buffer-events", "--buffer-bytes",
 		"--database-connections", "--shutdown-timeout", "--allow-private-targets", "--log-level", "--listen",
-		"--max-json-depth", "--max-json-keys",
+		"--max-json-depth", "--max-json-keys", "--commit-batch-events", "--commit-batch-bytes", "--commit-batch-deliveries", "--adaptive-webhook-floor",
 	}
 	for _, flag := range want {
 		if !got[flag] {

@@ -13,6 +13,7 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -46,7 +47,9 @@ const (
 	// so that an outage costs its callers no waiting.
 	awayFor = 100 * time.Millisecond
 
-	defaultMaxBytes = 64 << 20
+	// Room for 100,000 webhooks, each of a tenant of its own.
+	defaultMaxWebhookBytes = 96 << 20
+	defaultMaxBytes        = 64 << 20
 )
 
 // Config is what a Catalog needs.
@@ -66,7 +69,7 @@ type Config struct {
 	// Registerer receives the metrics. nil: there are none.
 	Registerer prometheus.Registerer
 	// MaxWebhookBytes and MaxSubscriberBytes bound roughly the memory for
-	// webhooks and for tenants' lists of them. 0: 64 MiB each.
+	// webhooks and for tenants' lists of them. 0: 96 MiB and 64 MiB.
 	MaxWebhookBytes, MaxSubscriberBytes uint64
 	// MaxEventTypeBytes bounds roughly the memory for event types with their
 	// compiled schemas. 0: 64 MiB.
@@ -137,19 +140,12 @@ func New(cfg Config) *Catalog {
 	}
 	c.metrics = newMetrics(cfg.Registerer, c)
 	c.current.Store(newSession())
-	c.webhooks = newTable(c, "webhook", c.loadEntry, entryWeight, orDefault(cfg.MaxWebhookBytes))
-	c.subscribers = newTable(c, "subscribers", c.loadSubscriptions, subscriptionsWeight, orDefault(cfg.MaxSubscriberBytes))
-	c.types = newTable(c, "event_type", c.loadEventType, eventTypeWeight, orDefault(cfg.MaxEventTypeBytes))
+	c.webhooks = newTable(c, "webhook", c.loadEntry, entryWeight, cmp.Or(cfg.MaxWebhookBytes, defaultMaxWebhookBytes))
+	c.subscribers = newTable(c, "subscribers", c.loadSubscriptions, subscriptionsWeight, cmp.Or(cfg.MaxSubscriberBytes, defaultMaxBytes))
+	c.types = newTable(c, "event_type", c.loadEventType, eventTypeWeight, cmp.Or(cfg.MaxEventTypeBytes, defaultMaxBytes))
 	c.keys = newTable(c, "key", c.loadKey, keyWeight, maxKeyBytes)
 	c.keyLoads = make(chan struct{}, maxKeyLoads)
 	return c
-}
-
-func orDefault(bytes uint64) uint64 {
-	if bytes == 0 {
-		return defaultMaxBytes
-	}
-	return bytes
 }
 
 // OnChange registers f to be called, one call at a time, for every webhook that
@@ -229,7 +225,7 @@ func (c *Catalog) loadSubscriptions(ctx context.Context, tenant string) (*subscr
 
 // entryWeight is roughly how many bytes an entry takes.
 func entryWeight(_ webhook.ID, e *Entry) int {
-	weight := 512
+	weight := 544
 	if e == nil {
 		return weight
 	}

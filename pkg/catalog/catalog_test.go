@@ -440,6 +440,24 @@ func TestTable(t *testing.T) {
 		}
 	})
 
+	t.Run("DoesNotLoadAgainForWhoLookedJustBeforeALoadEnded", func(t *testing.T) {
+		t.Parallel()
+		var loads atomic.Int64
+		tab := newTestTable(t, func(context.Context, int) (int64, time.Duration, error) { return loads.Add(1), 0, nil })
+		if v, err := tab.get(t.Context(), 1); v != 1 || err != nil {
+			t.Fatal(v, err)
+		}
+		// This is where get goes on after it has found nothing.
+		late, err := tab.wait(t.Context(), 1)
+		if err != nil || late.value != 1 || loads.Load() != 1 {
+			t.Errorf("got %+v, %v after %d loads", late, err, loads.Load())
+		}
+		tab.invalidate(1)
+		if late, err := tab.wait(t.Context(), 1); err != nil || late.value != 2 {
+			t.Errorf("got %+v, %v after an invalidation", late, err)
+		}
+	})
+
 	t.Run("DoesNotRememberALoadThatAnInvalidationOvertook", func(t *testing.T) {
 		t.Parallel()
 		for name, overtake := range map[string]func(*table[int, int64]){
@@ -564,6 +582,34 @@ func TestListening(t *testing.T) {
 		}
 		if hits := count(t, b.webhooks.hits); hits == 0 {
 			t.Error("nothing was answered from memory")
+		}
+	})
+
+	t.Run("TellsEveryInstanceOfAChangeWithinATenthOfASecond", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t).start()
+		other := setupOn(t, b.db).start()
+		w := b.insert()
+		for _, one := range []*bundle{b, other} {
+			one.notified(change{w.ID, w.Tenant})
+		}
+		var took []time.Duration
+		for n := range 15 {
+			before := other.known(w.ID).Webhook.MaxInFlight
+			b.exec(`UPDATE fairhook.webhooks SET max_in_flight = $2 WHERE id = $1`, w.ID, 100+n)
+			begun := time.Now()
+			for _, one := range []*bundle{b, other} {
+				one.notified(change{w.ID, w.Tenant})
+				took = append(took, time.Since(begun))
+				if now := one.known(w.ID).Webhook.MaxInFlight; now != 100+n || now == before {
+					t.Errorf("max_in_flight is %d", now)
+				}
+			}
+		}
+		// On a machine that is busy with other tests, most of them.
+		slices.Sort(took)
+		if median := took[len(took)/2]; median > 100*time.Millisecond {
+			t.Errorf("half of the changes were heard of after more than %s", median)
 		}
 	})
 

@@ -14,6 +14,9 @@ const (
 	// rememberedPerWebhook bounds the memory for remembered answers by what the
 	// tenant's list itself takes.
 	rememberedPerWebhook = 4
+	// shortList is how many webhooks it takes to remember that all or none of them
+	// want an event: before that, looking at each is as quick, and takes no memory.
+	shortList = 8
 )
 
 // subscriptions is all webhooks of one tenant.
@@ -30,7 +33,7 @@ type subscriptions struct {
 }
 
 func newSubscriptions(rows []postgres.Subscription) *subscriptions {
-	s := &subscriptions{rows: rows, all: make([]Target, len(rows)), matches: make(map[string][]Target)}
+	s := &subscriptions{rows: rows, all: make([]Target, len(rows))}
 	for i, row := range rows {
 		s.all[i] = Target{row.WebhookID, row.State, row.AcceptPerSecond, row.MaxBacklog}
 	}
@@ -45,18 +48,33 @@ func (s *subscriptions) match(eventType string) []Target {
 	if known {
 		return targets
 	}
-	for i, row := range s.rows {
-		w := webhook.Webhook{EventTypes: row.EventTypes}
-		if w.Subscribes(eventType) {
-			targets = append(targets, s.all[i])
+	wanted := 0
+	for i := range s.rows {
+		if s.wants(i, eventType) {
+			wanted++
 		}
 	}
-	cost := len(targets)
-	if len(targets) == len(s.all) {
+	cost := wanted
+	switch wanted {
+	case 0:
+	case len(s.all):
 		targets, cost = s.all, 0
+	default:
+		targets = make([]Target, 0, wanted)
+		for i := range s.rows {
+			if s.wants(i, eventType) {
+				targets = append(targets, s.all[i])
+			}
+		}
+	}
+	if cost == 0 && len(s.rows) <= shortList {
+		return targets
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.matches == nil {
+		s.matches = make(map[string][]Target)
+	}
 	if len(s.matches) < maxRememberedTypes && s.remembered+cost <= rememberedPerWebhook*len(s.rows) {
 		if _, raced := s.matches[eventType]; !raced {
 			s.matches[eventType] = targets
@@ -66,15 +84,28 @@ func (s *subscriptions) match(eventType string) []Target {
 	return targets
 }
 
+// wants reports whether a row's webhook wants an event of this type.
+func (s *subscriptions) wants(row int, eventType string) bool {
+	for _, pattern := range s.rows[row].EventTypes {
+		if webhook.MatchesType(pattern, eventType) {
+			return true
+		}
+	}
+	return false
+}
+
 // subscriptionsWeight is roughly how many bytes a tenant's list takes, the
 // answers that it may come to remember included.
 func subscriptionsWeight(tenant string, s *subscriptions) int {
-	weight := 512 + len(tenant)
+	weight := 320 + len(tenant)
 	if s == nil {
 		return weight
 	}
+	if len(s.rows) > 1 { // of one webhook nothing is remembered
+		weight += 56 * rememberedPerWebhook * len(s.rows)
+	}
 	for _, row := range s.rows {
-		weight += 160 + 56*rememberedPerWebhook
+		weight += 160
 		for _, pattern := range row.EventTypes {
 			weight += 16 + len(pattern)
 		}

@@ -97,8 +97,8 @@ func (t *table[K, V]) get(ctx context.Context, key K) (V, error) {
 	return none, err
 }
 
-// wait joins the load that is under way for key, or starts one. It returns when
-// that has ended or ctx has.
+// wait joins the load that is under way for key, or starts one, unless one has
+// just ended. It returns when that has ended or ctx has.
 func (t *table[K, V]) wait(ctx context.Context, key K) (*record[V], error) {
 	if time.Now().UnixNano() < t.catalog.awayUntil.Load() {
 		return nil, errAway()
@@ -106,6 +106,13 @@ func (t *table[K, V]) wait(ctx context.Context, key K) (*record[V], error) {
 	t.mu.Lock()
 	load, underWay := t.loads[key]
 	if !underWay {
+		// The load that the caller would have joined may have ended since it looked.
+		if known, ok := t.cache.GetIfPresent(key); ok {
+			if now := time.Now(); !known.ended(now) && t.fresh(known, now) {
+				t.mu.Unlock()
+				return known, nil
+			}
+		}
 		load = &pendingLoad[V]{done: make(chan struct{})}
 		t.loads[key] = load
 		// The load outlives the one who asked first, since others may have joined;

@@ -97,6 +97,7 @@ type Dispatcher struct {
 	client    *river.Client[pgx.Tx]
 	loader    *batcher[webhook.ID, loaded]
 	recorder  *batcher[record, error]
+	health    *health
 	heartbeat *heartbeat
 	gates     *gatekeeper
 	capacity  *capacity
@@ -178,6 +179,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 	d.catalog.OnReset(d.queue.Reset)
 	d.loader = newLoader(d.pool)
 	d.recorder = newRecorder(d.pool, d.cfg.Logger, m)
+	d.health = newHealth(d.pool, d.cfg.Logger)
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("read the host name: %w", err)
@@ -193,6 +195,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		catalog:   d.catalog,
 		loader:    d.loader,
 		recorder:  d.recorder,
+		health:    d.health,
 		queue:     d.queue,
 		client:    d.cfg.Guard.Client(),
 		clock:     d.clock,
@@ -251,6 +254,13 @@ func (d *Dispatcher) duties() []fairqueue.Duty {
 				return err
 			},
 		},
+		{
+			Name: "lane_health_expiry", Interval: healthLifeInterval, Timeout: dutyTimeout,
+			Run: func(ctx context.Context) error {
+				_, err := postgres.ForgetLaneHealth(ctx, d.pool, healthLife)
+				return err
+			},
+		},
 	}
 }
 
@@ -268,6 +278,7 @@ func (d *Dispatcher) Add(stages *daemon.Stages) {
 	stages.Add("catalog", d.catalog.Run)
 	stages.Add("recorder", d.recorder.Run)
 	stages.Add("loader", d.loader.Run)
+	stages.Add("health", d.health.Run)
 	stages.Add("queue", d.queue.Run)
 	stages.Add("heartbeat", d.heartbeat.Run)
 	stages.AddDrained("deliveries", d.work)

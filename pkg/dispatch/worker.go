@@ -32,6 +32,7 @@ type worker struct {
 	catalog   *catalog.Catalog
 	loader    *batcher[webhook.ID, loaded]
 	recorder  *batcher[record, error]
+	health    *health
 	queue     *fairqueue.Queue
 	client    *http.Client
 	clock     *postgres.Clock
@@ -142,6 +143,7 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 	if err := w.record(ctx, record{attempt: a, disable: decision.DisableWebhook, gate: change}); err != nil {
 		return err
 	}
+	w.health.observe(hook.ID, a.Reason)
 	w.queue.Observe(hook.ID, started, ended, paceSignal(a.Reason))
 	w.applyGate(hook.ID, change, decision)
 	return w.report(ctx, j, &a, decision, retryAt)

@@ -89,6 +89,23 @@ func (l *faultLedger) produce(ctx context.Context, c *client.Client, hooks []str
 	}
 }
 
+// resolve submits what nobody knows about again, under the same key.
+func (l *faultLedger) resolve(t *testing.T, ingest *process) {
+	t.Helper()
+	patient, err := client.New("http://"+ingest.addr, bootstrap, client.WithRetryMax(20), client.WithRetryWait(50*time.Millisecond, 10*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range l.unknown {
+		accepted, err := patient.Submit(t.Context(), e)
+		if err != nil {
+			t.Errorf("submit %s again: %v", e.Payload, err)
+			continue
+		}
+		l.enter(e, accepted, nil)
+	}
+}
+
 // balance compares the ledger with what is stored: what was acknowledged is
 // stored once, with one job for its delivery, and nothing else is.
 func (l *faultLedger) balance(t *testing.T, s *stack) {
@@ -225,19 +242,7 @@ func TestFaultsBetweenIngestAndPostgres(t *testing.T) {
 			stop()
 			producers.Wait()
 
-			// What nobody knows is submitted again under the same key.
-			patient, err := client.New("http://"+ingests[1].addr, bootstrap, client.WithRetryMax(20), client.WithRetryWait(50*time.Millisecond, 10*time.Second))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, e := range l.unknown {
-				accepted, err := patient.Submit(t.Context(), e)
-				if err != nil {
-					t.Errorf("submit %s again: %v", e.Payload, err)
-					continue
-				}
-				l.enter(e, accepted, nil)
-			}
+			l.resolve(t, ingests[1])
 			for _, ingest := range ingests {
 				if code := ingest.terminate(); code != 0 {
 					t.Errorf("exit code %d", code)

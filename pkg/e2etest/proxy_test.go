@@ -34,7 +34,8 @@ const (
 	// marker is in the payload of the events of a faultLedger, and so in the
 	// requests that store them.
 	marker = `"faults":`
-	// slowness is what one piece of traffic takes in the mode slow.
+	// slowness is what one piece of traffic takes in the mode slow, unless the
+	// proxy says otherwise.
 	slowness = 15 * time.Millisecond
 )
 
@@ -42,6 +43,7 @@ const (
 type proxy struct {
 	listener net.Listener
 	target   string
+	slowness time.Duration // set before anything passes
 	// strikes is how many requests were lost, cut or left without an answer.
 	strikes atomic.Int64
 
@@ -58,7 +60,7 @@ func newProxy(t *testing.T, target string) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{listener: listener, target: target, changed: make(chan struct{})}
+	p := &proxy{listener: listener, target: target, slowness: slowness, changed: make(chan struct{})}
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
@@ -196,7 +198,7 @@ func (p *proxy) wait() bool {
 			<-changed
 		case slow:
 			select {
-			case <-time.After(slowness):
+			case <-time.After(p.slowness):
 				return true
 			case <-changed:
 			}

@@ -3,3 +3,5 @@
 package e2etest
 
 var raceFlags []string
+
+const raceFactor = 1

@@ -372,7 +372,7 @@ func (b *testBundle) overREST(t *testing.T) way {
 	cat := catalog.New(catalog.Config{Pool: b.Pool})
 	in := intake.New(intake.Config{Pool: b.Pool, Clock: b.clock})
 	server, err := ingest.New(ingest.Config{
-		Catalog: cat, Intake: in, Clock: b.clock,
+		Catalog: cat, Intake: in, Clock: b.clock, Pool: b.Pool,
 		API:   api.New(api.Config{Pool: b.Pool, Clock: b.clock, Box: seal.New(seal.Key{}), Guard: guard, Catalog: cat}),
 		Livez: http.NotFoundHandler(), Readyz: http.NotFoundHandler(), Metrics: daemon.MetricsHandler(prometheus.NewRegistry()),
 		BootstrapKey: bootstrapKey, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),

@@ -69,7 +69,13 @@ type batchItem struct {
 	prepared *prepared
 	key      string // of its own
 	err      error  // why it is refused
+	// replayed is what was answered when it was submitted before, where it would
+	// be refused now.
+	replayed *intake.Receipt
 }
+
+// stored reports whether it is to be stored.
+func (i *batchItem) stored() bool { return i.err == nil && i.replayed == nil }
 
 // submitBatch is POST /v1/events/batch. The sound events of a batch are stored in
 // one transaction; each of the others is refused alone. The answer is 200 with a
@@ -92,10 +98,10 @@ func (s *Server) submitBatch(c echo.Context) error {
 		return err
 	}
 	defer withdrawBatch(items)
-	if err := s.prepareBatch(c, items); err != nil {
+	if err := s.prepareBatch(c, items, key); err != nil {
 		return err
 	}
-	outcomes, err := s.storeBatch(c.Request().Context(), items, key, signedID(c) != "")
+	outcomes, err := s.storeBatch(c.Request().Context(), items, key)
 	if err != nil {
 		return err
 	}
@@ -200,14 +206,23 @@ func withdrawBatch(items []batchItem) {
 	}
 }
 
-// prepareBatch makes the checks of single events on each item. An error is not
-// an item's own.
-func (s *Server) prepareBatch(c echo.Context, items []batchItem) error {
+// errBatchTooWide is for a batch, and while one is prepared for those of its
+// events that were not looked at for that reason.
+var errBatchTooWide = webhook.Errorf(webhook.CodeTooLarge,
+	"The batch makes more deliveries than the limit of %d: send it in parts.", maxBatchDeliveries)
+
+// prepareBatch makes the checks of single events on each item. key is the
+// request's idempotency key. An error is not an item's own.
+func (s *Server) prepareBatch(c echo.Context, items []batchItem, key string) error {
 	inArray := !isNDJSON(c.Request().Header.Get(echo.HeaderContentType))
 	deliveries, admitted := 0, false
 	for i := range items {
 		item := &items[i]
-		if item.err != nil {
+		switch {
+		case item.err != nil:
+			continue
+		case deliveries > maxBatchDeliveries:
+			item.err = errBatchTooWide
 			continue
 		}
 		var err error
@@ -216,10 +231,7 @@ func (s *Server) prepareBatch(c echo.Context, items []batchItem) error {
 		switch code := webhook.ErrorCode(err); {
 		case err == nil:
 			admitted = true
-			if deliveries += len(item.prepared.item.WebhookIDs); deliveries > maxBatchDeliveries {
-				return webhook.Errorf(webhook.CodeTooLarge,
-					"The batch makes more deliveries than the limit of %d: send it in parts.", maxBatchDeliveries)
-			}
+			deliveries += len(item.prepared.item.WebhookIDs)
 		case code == "" || code == webhook.CodeUnavailable:
 			return err // the others would fare no better
 		case inArray:
@@ -228,28 +240,64 @@ func (s *Server) prepareBatch(c echo.Context, items []batchItem) error {
 			item.err = err
 		}
 	}
+	return s.replayBatch(c, items, key, deliveries)
+}
+
+// replayBatch has refused items that were accepted before answered as they were.
+// Where the whole batch is refused, for making so many deliveries, it looks at
+// all items: those that are stored already make none.
+func (s *Server) replayBatch(c echo.Context, items []batchItem, key string, deliveries int) error {
+	var (
+		repeats []*repeat
+		of      []*batchItem
+		tooWide = deliveries > maxBatchDeliveries
+	)
+	for i := range items {
+		item := &items[i]
+		if item.sub == nil || item.err == nil && !tooWide {
+			continue
+		}
+		r := &repeat{sub: item.sub, key: keyOf(item.sub, itemKey(item.key, key, i)), err: item.err}
+		if r.err == nil {
+			r.err = errBatchTooWide
+		}
+		repeats, of = append(repeats, r), append(of, item)
+	}
+	if err := s.replay(c, repeats); err != nil {
+		return err
+	}
+	for i, r := range repeats {
+		if r.err != nil && !errors.Is(r.err, intake.ErrKeyTaken) {
+			continue
+		}
+		item := of[i]
+		if item.prepared != nil {
+			item.prepared.admission.withdraw()
+			deliveries -= len(item.prepared.item.WebhookIDs)
+		}
+		item.prepared, item.err = r.prepared, r.err
+		if r.err == nil {
+			item.replayed = &r.receipt
+		}
+	}
+	notLookedAt := func(item batchItem) bool { return errors.Is(item.err, errBatchTooWide) }
+	if deliveries > maxBatchDeliveries || slices.ContainsFunc(items, notLookedAt) {
+		return errBatchTooWide
+	}
 	return nil
 }
 
 // storeBatch stores the sound items in one transaction. It returns what became of
 // each, in their order, or an error when nothing of the batch is kept.
-func (s *Server) storeBatch(ctx context.Context, items []batchItem, key string, signed bool) ([]intake.Outcome, error) {
+func (s *Server) storeBatch(ctx context.Context, items []batchItem, key string) ([]intake.Outcome, error) {
 	group := make([]intake.Item, 0, len(items))
 	for i := range items {
 		item := &items[i]
-		if item.err != nil {
+		if !item.stored() {
 			continue
 		}
 		submitted := item.prepared.item
-		own := itemKey(item.key, key, i)
-		if signed && i == 0 && item.key == "" {
-			// One line of NDJSON is also the body of a single event: a recording of
-			// either, sent to the other's route, must find the key taken.
-			own = key
-		}
-		if own != "" {
-			submitted.Key = &intake.IdempotencyKey{Key: own, Fingerprint: item.sub.fingerprint()}
-		}
+		submitted.Key = keyOf(item.sub, itemKey(item.key, key, i))
 		group = append(group, submitted)
 	}
 	outcomes, err := s.intake.SubmitGroup(ctx, group)
@@ -258,7 +306,7 @@ func (s *Server) storeBatch(ctx context.Context, items []batchItem, key string, 
 	}
 	settled := 0
 	for _, item := range items {
-		if item.err == nil {
+		if item.stored() {
 			item.prepared.admission.settle(outcomes[settled].Receipt, outcomes[settled].Err)
 			settled++
 		}
@@ -304,7 +352,10 @@ func (s *Server) answerBatch(c echo.Context, items []batchItem, outcomes []intak
 	for i, item := range items {
 		result, err := &answer.Results[i], item.err
 		var receipt intake.Receipt
-		if err == nil {
+		switch {
+		case item.replayed != nil:
+			receipt = *item.replayed
+		case err == nil:
 			receipt, err = outcomes[0].Receipt, outcomes[0].Err
 			outcomes = outcomes[1:]
 		}

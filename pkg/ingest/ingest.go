@@ -19,9 +19,11 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/gommon/log"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/fairhook/fairhook/pkg/api"
 	"github.com/fairhook/fairhook/pkg/catalog"
@@ -57,6 +59,9 @@ type Config struct {
 	Intake  *intake.Intake
 	API     *api.API
 	Clock   *postgres.Clock // for request ids
+	// Pool is for what must be looked up to answer a submission other than by
+	// storing it.
+	Pool *pgxpool.Pool
 	// Livez, Readyz and Metrics are mounted at /livez, /readyz and /metrics,
 	// which need no key.
 	Livez, Readyz, Metrics http.Handler
@@ -100,6 +105,7 @@ type Server struct {
 	echo           *echo.Echo
 	catalog        *catalog.Catalog
 	intake         *intake.Intake
+	pool           *pgxpool.Pool
 	clock          *postgres.Clock
 	key            *bootstrapKey
 	keyUse         *KeyUse
@@ -115,7 +121,8 @@ type Server struct {
 
 	strictEventTypes bool
 
-	bodies *bodyBudget
+	bodies  *bodyBudget
+	replays *semaphore.Weighted // bounds look-ups of earlier submissions
 }
 
 // New makes a Server. It starts nothing.
@@ -127,6 +134,7 @@ func New(cfg Config) (*Server, error) {
 		echo:           echo.New(),
 		catalog:        cfg.Catalog,
 		intake:         cfg.Intake,
+		pool:           cfg.Pool,
 		clock:          cfg.Clock,
 		key:            newBootstrapKey(cfg.BootstrapKey),
 		keyUse:         cfg.KeyUse,
@@ -142,6 +150,7 @@ func New(cfg Config) (*Server, error) {
 			MaxKeys:  cmp.Or(cfg.MaxJSONKeys, DefaultMaxJSONKeys),
 		},
 		strictEventTypes: cfg.StrictEventTypes,
+		replays:          semaphore.NewWeighted(maxReplayLookups),
 	}
 	if s.maxBodyBytes == 0 {
 		s.maxBodyBytes = DefaultMaxBodyBytes

@@ -55,6 +55,7 @@ type options struct {
 	maxJSONKeys      int
 
 	acceptPerSecond, tenantAcceptPerSecond float64
+	webhookFloor                           float64
 }
 
 func setup(t *testing.T) *testBundle { return setupWith(t, options{key: testKey}) }
@@ -81,6 +82,7 @@ func setupWith(t testing.TB, o options) *testBundle {
 	limits := NewLimits(LimitsConfig{
 		Pool: b.db, Intake: in, Logger: logger, Registerer: b.registry,
 		AcceptPerSecond: o.acceptPerSecond, TenantAcceptPerSecond: o.tenantAcceptPerSecond,
+		WebhookFloor: o.webhookFloor,
 	})
 	health := daemon.NewHealth()
 	health.Add("database", b.db.Ping)
@@ -91,6 +93,7 @@ func setupWith(t testing.TB, o options) *testBundle {
 		Intake:         in,
 		API:            api.New(api.Config{Pool: b.db, Clock: clock, Box: box, Guard: guard, Catalog: cat, MaxBodyBytes: maxBody}),
 		Clock:          clock,
+		Pool:           b.db,
 		Livez:          health.Livez(),
 		Readyz:         health.Readyz(),
 		Metrics:        daemon.MetricsHandler(b.registry),

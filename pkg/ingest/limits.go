@@ -29,10 +29,12 @@ const (
 	limitWebhook  = "webhook"  // events a second, for one webhook
 	limitBacklog  = "backlog"  // deliveries that wait for one webhook
 	limitAdaptive = "adaptive" // events a second, while the database is slow
+	// Events a second submitted to one webhook, while its deliveries fail.
+	limitHealth = "webhook_health"
 )
 
 func limitNames() []string {
-	return []string{limitGlobal, limitTenant, limitWebhook, limitBacklog, limitAdaptive}
+	return []string{limitGlobal, limitTenant, limitWebhook, limitBacklog, limitAdaptive, limitHealth}
 }
 
 // Headers of draft-ietf-httpapi-ratelimit-headers-10.
@@ -66,6 +68,10 @@ type LimitsConfig struct {
 	// package limit.
 	AdaptiveCommit, AdaptiveWait time.Duration
 	AdaptiveFloor                float64
+	// WebhookFloor is how many events a second are accepted at least for a webhook
+	// whose deliveries fail, by this process; 0: they are limited no more than
+	// others.
+	WebhookFloor float64
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: there are no metrics
@@ -79,6 +85,7 @@ type Limits struct {
 	limiter             *limit.Limiter
 	backlog             *limit.Backlog
 	adaptive            *limit.Adaptive
+	health              *limit.Health // nil: webhooks are not limited for how they do
 	perSecond           float64
 	perSecondForTenants float64
 
@@ -119,6 +126,14 @@ func NewLimits(cfg LimitsConfig) *Limits {
 			Help: "Times that a limit kept an event from being accepted, or from one of the webhooks that it was for, by limit.",
 		}, []string{"limit"}),
 	}
+	if cfg.WebhookFloor > 0 {
+		l.health = limit.NewHealth(limit.HealthConfig{
+			Read: func(ctx context.Context, within time.Duration, most int) ([]postgres.LaneHealth, error) {
+				return postgres.RecentLaneHealth(ctx, cfg.Pool, within, most)
+			},
+			MinRate: cfg.WebhookFloor, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		})
+	}
 	for _, name := range limitNames() {
 		l.grants.WithLabelValues(name)
 		l.refusals.WithLabelValues(name)
@@ -133,7 +148,11 @@ func NewLimits(cfg LimitsConfig) *Limits {
 // submit must have left by then.
 func (l *Limits) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
-	for _, loop := range []func(context.Context) error{l.limiter.Run, l.backlog.Run, l.adaptive.Run, l.forgetBuckets} {
+	running := []func(context.Context) error{l.limiter.Run, l.backlog.Run, l.adaptive.Run, l.forgetBuckets}
+	if l.health != nil {
+		running = append(running, l.health.Run)
+	}
+	for _, loop := range running {
 		loops.Go(func() { _ = loop(ctx) }) // each returns nil
 	}
 	loops.Wait()
@@ -189,7 +208,8 @@ var errWithdrawn = errors.New("the event is not to be stored")
 
 // admit asks all limits whether an event may be accepted. Of a tenant's webhooks,
 // those at a limit are left out, and the admission says so; a limit of one webhook
-// that was named is an error. The error is a *webhook.Error, or one around it that
+// that was named is an error. A webhook whose deliveries fail is not left out for
+// that: its retries are for making up for such times. The error is a *webhook.Error, or one around it that
 // has more to say in headers.
 func (l *Limits) admit(ctx context.Context, sub *submission, tenant string, targets []catalog.Target) (*admission, error) {
 	a := &admission{limits: l}
@@ -208,6 +228,9 @@ func (l *Limits) admit(ctx context.Context, sub *submission, tenant string, targ
 		}
 	} else {
 		if err = l.admitBacklog(a, targets[0]); err == nil {
+			err = l.admitHealth(targets[0].ID)
+		}
+		if err == nil {
 			err = l.take(ctx, a, l.buckets(tenant, targets[0]))
 		}
 	}
@@ -270,6 +293,18 @@ func (l *Limits) admitBacklog(a *admission, t catalog.Target) error {
 	}
 	l.grants.WithLabelValues(limitBacklog).Inc()
 	a.counted = append(a.counted, t.ID)
+	return nil
+}
+
+func (l *Limits) admitHealth(id webhook.ID) error {
+	if l.health == nil {
+		return nil
+	}
+	if ok, rate := l.health.Admit(id); !ok {
+		l.refusals.WithLabelValues(limitHealth).Inc()
+		return errFailing(rate)
+	}
+	l.grants.WithLabelValues(limitHealth).Inc()
 	return nil
 }
 
@@ -343,8 +378,7 @@ func errRateLimited(r limit.Refusal, all []limit.Bucket) error {
 	}
 	policies := make([]string, len(all))
 	for i, b := range all {
-		quota, window := quotaOf(b.Rate)
-		policies[i] = fmt.Sprintf("%q;q=%d;w=%d", policyOf(b), quota, window)
+		policies[i] = policyText(policyOf(b), b.Rate)
 	}
 	return &errRate{
 		err: &webhook.Error{
@@ -354,8 +388,19 @@ func errRateLimited(r limit.Refusal, all []limit.Bucket) error {
 			RetryAfter: r.RetryAfter,
 		},
 		policies: strings.Join(policies, ", "),
-		status:   fmt.Sprintf("%q;r=0;t=%s", policyOf(r.Bucket), retryAfter(r.RetryAfter)),
+		status:   usedUp(policyOf(r.Bucket), r.RetryAfter),
 	}
+}
+
+// policyText is a limit and its rate as in RateLimit-Policy, and usedUp as in
+// RateLimit.
+func policyText(name string, rate float64) string {
+	quota, window := quotaOf(rate)
+	return fmt.Sprintf("%q;q=%d;w=%d", name, quota, window)
+}
+
+func usedUp(name string, wait time.Duration) string {
+	return fmt.Sprintf("%q;r=0;t=%s", name, retryAfter(wait))
 }
 
 // quotaOf is a rate as a whole number of events in a whole number of seconds: in
@@ -385,6 +430,21 @@ func errSlow(rate float64) error {
 		Message: fmt.Sprintf("The database is slow, so no more than %.0f events a second are taken here for the moment. "+
 			"Nothing was kept; try again.", rate),
 		RetryAfter: limitRetryAfter,
+	}
+}
+
+// errFailing says at which rate events are accepted for a webhook whose deliveries
+// fail.
+func errFailing(rate float64) error {
+	return &errRate{
+		err: &webhook.Error{
+			Code: webhook.CodeRateLimited,
+			Message: fmt.Sprintf("More than half of the webhook's deliveries have failed lately, so no more than %.0f events a second "+
+				"are accepted for it here for the moment. Nothing was kept; try again.", rate),
+			RetryAfter: limitRetryAfter,
+		},
+		policies: policyText(limitHealth, rate),
+		status:   usedUp(limitHealth, limitRetryAfter),
 	}
 }
 

@@ -109,22 +109,25 @@ func TestRateLimits(t *testing.T) {
 
 	t.Run("SayWhichPolicyAndHowLong", func(t *testing.T) {
 		t.Parallel()
-		b := setupWith(t, options{key: testKey, acceptPerSecond: 1000, tenantAcceptPerSecond: 12.5})
+		servers := setupPair(t, options{acceptPerSecond: 1000, tenantAcceptPerSecond: 12.5})
+		b := servers[0]
 		w := newWebhook(t, b, "acme", slow)
 		body := submitBody(`"webhook_id":"`+w.ID.String()+`"`, `1`)
 		for range 2 {
 			want[acceptedEvent](t, b, http.StatusAccepted, "POST", "/v1/events", body)
 		}
-		p, header := want[problem](t, b, http.StatusTooManyRequests, "POST", "/v1/events", body)
-		if p.Type != problemBase+"rate-limited" || !strings.Contains(p.Detail, "at most 0.01 events a second") {
-			t.Errorf("problem is %+v", p)
-		}
-		if got := header.Get("RateLimit-Policy"); got != `"global";q=1000;w=1, "tenant";q=125;w=10, "webhook";q=1;w=100` {
-			t.Errorf("RateLimit-Policy: %s", got)
-		}
-		wait := header.Get("Retry-After")
-		if got := header.Get("RateLimit"); got != `"webhook";r=0;t=`+wait || len(wait) < 2 {
-			t.Errorf("RateLimit: %s, Retry-After: %s", got, wait)
+		for _, b := range servers {
+			p, header := want[problem](t, b, http.StatusTooManyRequests, "POST", "/v1/events", body)
+			if p.Type != problemBase+"rate-limited" || !strings.Contains(p.Detail, "at most 0.01 events a second") {
+				t.Errorf("problem is %+v", p)
+			}
+			if got := header.Get("RateLimit-Policy"); got != `"global";q=1000;w=1, "tenant";q=125;w=10, "webhook";q=1;w=100` {
+				t.Errorf("RateLimit-Policy: %s", got)
+			}
+			wait := header.Get("Retry-After")
+			if got := header.Get("RateLimit"); got != `"webhook";r=0;t=`+wait || len(wait) < 2 {
+				t.Errorf("RateLimit: %s, Retry-After: %s", got, wait)
+			}
 		}
 		// The raw route is limited too.
 		a := b.request(t, "POST", "/v1/webhooks/"+w.ID.String()+"/events?type=a", "x")
@@ -166,51 +169,64 @@ func TestRateLimits(t *testing.T) {
 	})
 	t.Run("RefuseItemsOfABatchAlone", func(t *testing.T) {
 		t.Parallel()
-		b := setup(t)
-		w := newWebhook(t, b, "acme", slow)
+		servers := setupPair(t, options{})
+		w := newWebhook(t, servers[0], "acme", slow)
 		one := submitBody(`"webhook_id":"`+w.ID.String()+`"`, `1`)
-		a := b.request(t, "POST", "/v1/events/batch", "["+strings.Repeat(one+",", 4)+submitBody(`"tenant":"other"`, `1`)+"]", "Content-Type", "application/json")
-		var got struct {
-			Results []struct {
-				Status int      `json:"status"`
-				Error  *problem `json:"error"`
-			} `json:"results"`
-		}
-		a.decode(t, &got)
-		statuses := map[int]int{}
-		for _, r := range got.Results {
-			statuses[r.Status]++
-		}
-		if statuses[http.StatusAccepted] != 3 || statuses[http.StatusTooManyRequests] != 2 || got.Results[4].Status != http.StatusAccepted {
-			t.Errorf("answer is %d %s", a.status, a.body)
+		body := "[" + strings.Repeat(one+",", 4) + submitBody(`"tenant":"other"`, `1`) + "]"
+		for n, b := range servers {
+			a := b.request(t, "POST", "/v1/events/batch", body, "Content-Type", "application/json")
+			var got struct {
+				Results []struct {
+					Status int      `json:"status"`
+					Error  *problem `json:"error"`
+				} `json:"results"`
+			}
+			a.decode(t, &got)
+			statuses := map[int]int{}
+			for _, r := range got.Results {
+				statuses[r.Status]++
+			}
+			accepted := []int{3, 1}[n] // the other server's bucket is the same
+			if statuses[http.StatusAccepted] != accepted || statuses[http.StatusTooManyRequests] != 5-accepted || got.Results[4].Status != http.StatusAccepted {
+				t.Errorf("answer %d is %d %s", n, a.status, a.body)
+			}
 		}
 	})
 	t.Run("DoNotDelayARaisedLimit", func(t *testing.T) {
 		t.Parallel()
-		b := setup(t)
-		w := newWebhook(t, b, "acme", slow)
+		servers := setupPair(t, options{})
+		w := newWebhook(t, servers[0], "acme", slow)
 		body := submitBody(`"webhook_id":"`+w.ID.String()+`"`, `1`)
-		for b.request(t, "POST", "/v1/events", body).status == http.StatusAccepted {
+		for _, b := range servers {
+			for b.request(t, "POST", "/v1/events", body).status == http.StatusAccepted {
+			}
 		}
-		want[webhook.Webhook](t, b, http.StatusOK, "PATCH", "/v1/webhooks/"+w.ID.String(), `{"accept_per_second":null}`)
+		want[webhook.Webhook](t, servers[0], http.StatusOK, "PATCH", "/v1/webhooks/"+w.ID.String(), `{"accept_per_second":null}`)
+		until(t, "the other server hears of it", func() bool {
+			return servers[1].request(t, "POST", "/v1/events", body).status == http.StatusAccepted
+		})
 		for range 5 {
-			want[acceptedEvent](t, b, http.StatusAccepted, "POST", "/v1/events", body)
+			for _, b := range servers {
+				want[acceptedEvent](t, b, http.StatusAccepted, "POST", "/v1/events", body)
+			}
 		}
 	})
 }
 
-func TestBacklogs(t *testing.T) {
-	t.Parallel()
-	until := func(t *testing.T, what string, f func() bool) {
-		t.Helper()
-		ticker := time.NewTicker(10 * time.Millisecond)
-		defer ticker.Stop()
-		for deadline := time.Now().Add(20 * time.Second); !f(); <-ticker.C {
-			if time.Now().After(deadline) {
-				t.Fatalf("timed out: %s", what)
-			}
+// until waits for something.
+func until(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(20 * time.Second); !f(); <-ticker.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("timed out: %s", what)
 		}
 	}
+}
+
+func TestBacklogs(t *testing.T) {
+	t.Parallel()
 	t.Run("FullRefusesDirectSubmitsOnBothServers", func(t *testing.T) {
 		t.Parallel()
 		servers := setupPair(t, options{})
@@ -241,7 +257,8 @@ func TestBacklogs(t *testing.T) {
 	})
 	t.Run("FullLeavesAWebhookOutOfAFanOut", func(t *testing.T) {
 		t.Parallel()
-		b := setup(t)
+		servers := setupPair(t, options{})
+		b := servers[0]
 		open, full := newWebhook(t, b, "acme", ""), newWebhook(t, b, "acme", `,"max_backlog":1`)
 		body := submitBody(`"tenant":"acme"`, `1`)
 		first, _ := want[acceptedEvent](t, b, http.StatusAccepted, "POST", "/v1/events", body)
@@ -250,6 +267,10 @@ func TestBacklogs(t *testing.T) {
 		if first.Deliveries[1].Status != webhook.StatusPending || fmt.Sprint(second.Deliveries) != fmt.Sprint(expected) {
 			t.Errorf("deliveries are %v, and then %v", first.Deliveries, second.Deliveries)
 		}
+		until(t, "the other server leaves it out too", func() bool {
+			got, _ := want[acceptedEvent](t, servers[1], http.StatusAccepted, "POST", "/v1/events", body)
+			return fmt.Sprint(got.Deliveries) == fmt.Sprint(expected)
+		})
 		attempts, _ := want[struct {
 			Items []webhook.Attempt `json:"items"`
 			Data  []webhook.Attempt `json:"data"`

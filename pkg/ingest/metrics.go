@@ -14,6 +14,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	inFlight prometheus.Gauge
+	replays  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -31,8 +32,12 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "fairhook_http_requests_in_flight",
 			Help: "Requests to the REST API that have not been answered yet.",
 		}),
+		replays: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "fairhook_replays_after_refusal_total",
+			Help: "Repeated submissions that would be refused today, and were answered as they were the first time.",
+		}),
 	}
-	if err := errors.Join(reg.Register(m.requests), reg.Register(m.duration), reg.Register(m.inFlight)); err != nil {
+	if err := errors.Join(reg.Register(m.requests), reg.Register(m.duration), reg.Register(m.inFlight), reg.Register(m.replays)); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	return m, nil

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/fairhook/fairhook/pkg/api"
 	"github.com/fairhook/fairhook/pkg/catalog"
+	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/signature"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
@@ -32,12 +34,15 @@ const signedKey = "fairhook.signed_id"
 // over exactly the body, within signedTolerance. It belongs on every route that
 // submits; limit is the route's own for bodies.
 //
-// A signed submission's webhook-id is its idempotency key, which
-// is what keeps a submission that somebody has recorded from being stored again,
-// on all copies of ingest. It covers the body, and nothing else of the request:
-// who has both the API key and a recorded request could still choose another
-// path for it. Hence what is not in the body decides over no tenant: to the route
-// for raw bodies the API key must be one tenant's.
+// A signed submission's webhook-id is its idempotency key, which is what keeps a
+// submission that somebody has recorded from being stored again, on all copies of
+// ingest. The signature covers the body, and nothing else of the request: who has
+// both the API key and a recorded request could still choose another route for
+// it, where the same bytes mean other events under other keys. So the first route
+// by which a webhook-id comes is the only one for it, whatever became of the
+// submission. One that never arrived can still be turned to another route; hence
+// what is not in the body decides over no tenant: to the route for raw bodies the
+// API key must be one tenant's.
 func (s *Server) signed(limit int64) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
@@ -59,6 +64,9 @@ func (s *Server) signed(limit int64) echo.MiddlewareFunc {
 			}
 			id, err := s.verify(c.Request().Header, key.Secrets, body)
 			if err != nil {
+				return err
+			}
+			if err := s.bindRoute(c, key.Principal.KeyID, id); err != nil {
 				return err
 			}
 			c.Set(signedKey, id)
@@ -96,6 +104,37 @@ func (s *Server) verify(header http.Header, secrets [][]byte, body []byte) (id s
 		return "", unsigned("no v1 signature in %s is that of one of its signing secrets over this id, timestamp and body", signature.HeaderSignature)
 	}
 	return "", fmt.Errorf("verify a submission's signature: %w", err)
+}
+
+// bindRoute refuses a signed submission that came by another route before.
+func (s *Server) bindRoute(c echo.Context, keyID webhook.ID, id string) error {
+	same, err := postgres.ClaimSignedRequest(c.Request().Context(), s.pool, keyID, id, routeFingerprint(c))
+	switch {
+	case err != nil:
+		return fmt.Errorf("bind a signed submission to its route: %w", err)
+	case !same:
+		return webhook.Errorf(webhook.CodeInvalid,
+			"The %s was used on another route, or with another query or Content-Type, within the last 24 hours: give each submission its own.",
+			signature.HeaderID)
+	}
+	return nil
+}
+
+// routeFingerprint tells the routes that submit apart, and all outside of the
+// body that has a part in what is stored.
+func routeFingerprint(c echo.Context) [sha256.Size]byte {
+	h := sha256.New()
+	write(h, c.Path())
+	contentType := c.Request().Header.Get(echo.HeaderContentType)
+	switch {
+	case c.Param("id") != "": // raw
+		write(h, c.Param("id"))
+		write(h, c.Request().URL.RawQuery)
+		write(h, contentType)
+	case isNDJSON(contentType): // where a batch's events begin and end
+		write(h, "ndjson")
+	}
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 func unsigned(format string, args ...any) error {

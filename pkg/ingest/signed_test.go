@@ -182,6 +182,64 @@ func TestSignedSubmissions(t *testing.T) {
 			}
 		}
 	})
+	t.Run("AreTakenByTheirFirstRouteOnlyWhateverItMadeOfThem", func(t *testing.T) {
+		t.Parallel()
+		key := newKey(t, b, "bound", `,"require_signature":true`, webhook.ScopeSubmit)
+		type call struct{ path, contentType string }
+		rawOf := func(eventType string) call {
+			return call{"/v1/webhooks/" + newWebhook(t, b, "bound", "").ID.String() + "/events?type=" + eventType, "text/plain"}
+		}
+		raw := rawOf("a")
+		routes := map[string]call{
+			"single": {"/v1/events", "application/json"}, "array": {"/v1/events/batch", "application/json"},
+			"lines": {"/v1/events/batch", "application/x-ndjson"}, "raw": raw, "raw of another webhook": rawOf("a"),
+			"raw as another type":         {strings.Replace(raw.path, "type=a", "type=b", 1), raw.contentType},
+			"raw as another content type": {raw.path, "application/octet-stream"},
+		}
+		good := submitBody(`"tenant":"bound"`, `1`)
+		bad := submitBody(`"webhook_id":"`+webhook.NewID(time.Now()).String()+`"`, `1`)
+		keyed := `{"tenant":"bound","type":"a","payload":1,"idempotency_key":"own"}`
+		for _, tt := range []struct {
+			id, route, body string
+			stored          int
+		}{
+			{"batch with a refused first", "array", "[\n" + bad + ",\n" + good + "\n]", 1},
+			{"batch with a key in the first", "array", "[\n" + keyed + ",\n" + good + "\n]", 2},
+			{"batch with nothing sound", "array", "[" + bad + "]", 0},
+			{"lines", "lines", bad + "\n" + good, 1},
+			{"one line", "lines", good, 1},
+			{"raw that looks like a batch", "raw", "[\n" + good + ",\n" + good + "\n]", 1},
+			{"raw that looks like an event", "raw", good, 1},
+			{"event in an event", "single", `{"tenant":"bound","type":"a","payload":` + "\n" + good + "\n}", 1},
+			{"refused event", "single", bad, 0},
+			{"what no route can read", "single", "{\n" + good + "\n", 0},
+		} {
+			before := events(t, b, "bound")
+			id := strings.ReplaceAll(tt.id, " ", "-")
+			first := key.sign(t, id, time.Now(), tt.body)
+			send := func(b *testBundle, to call) *answer {
+				return b.request(t, "POST", to.path, tt.body, append(slices.Clone(first), "Content-Type", to.contentType)...)
+			}
+			was := send(b, routes[tt.route])
+			if n := events(t, b, "bound") - before; n != tt.stored {
+				t.Fatalf("%s: %d events are stored: %d %s", tt.id, n, was.status, was.body)
+			}
+			for name, to := range routes {
+				for _, b := range copies {
+					a := send(b, to)
+					if name != tt.route && (a.status != http.StatusUnprocessableEntity || !strings.Contains(string(a.body), "on another route")) {
+						t.Errorf("%s, sent to %s: %d %s", tt.id, name, a.status, a.body)
+					}
+					if name == tt.route && a.status != was.status {
+						t.Errorf("%s, sent again: %d %s, before %d", tt.id, a.status, a.body, was.status)
+					}
+				}
+			}
+			if n := events(t, b, "bound") - before; n != tt.stored {
+				t.Errorf("%s: %d events are stored in the end, want %d", tt.id, n, tt.stored)
+			}
+		}
+	})
 	t.Run("CannotBeTurnedToAnotherTenant", func(t *testing.T) {
 		t.Parallel()
 		key := newKey(t, b, "", `,"require_signature":true`, webhook.ScopeSubmit)

@@ -98,30 +98,40 @@ func invalidEvent(faults ...webhook.FieldError) error {
 // accept stores a submission, and answers once it is committed. typeField is
 // where the request has its event type.
 func (s *Server) accept(c echo.Context, sub *submission, typeField webhook.FieldError) error {
-	known := scopeOf(c)
-	known.webhookID = sub.webhookID
+	scopeOf(c).webhookID = sub.webhookID
 	key, err := idempotencyKey(c.Request().Header, signedID(c), sub)
 	if err != nil {
 		return err
 	}
 	p, err := s.prepare(c, sub, typeField)
 	if err != nil {
-		return err
+		again := &repeat{sub: sub, key: key, err: err}
+		if err := s.replay(c, []*repeat{again}); err != nil {
+			return err
+		}
+		if again.err != nil {
+			return again.err
+		}
+		return s.answer(c, again.prepared, again.receipt)
 	}
 	p.item.Key = key
-	ctx := c.Request().Context()
-	receipt, err := s.intake.Submit(ctx, p.item)
+	receipt, err := s.intake.Submit(c.Request().Context(), p.item)
 	p.admission.settle(receipt, err)
 	if err != nil {
 		return err
 	}
-	known.eventID = receipt.ID
+	return s.answer(c, p, receipt)
+}
+
+// answer tells a producer that its event is stored.
+func (s *Server) answer(c echo.Context, p *prepared, receipt intake.Receipt) error {
+	scopeOf(c).eventID = receipt.ID
 	header := c.Response().Header()
 	header.Set(echo.HeaderLocation, eventPath(receipt.ID))
 	if receipt.Replayed {
 		header.Set(headerIdempotencyReplayed, "true")
 	}
-	return api.WriteJSON(c, http.StatusAccepted, s.accepted(ctx, p, receipt))
+	return api.WriteJSON(c, http.StatusAccepted, s.accepted(c.Request().Context(), p, receipt))
 }
 
 // prepared is a submission that may be stored, with where it goes.
@@ -285,10 +295,18 @@ func (s *Server) replayedTargets(ctx context.Context, ids []webhook.ID, today []
 // idempotencyKey is a submission's key, if its request has one.
 func idempotencyKey(header http.Header, signed string, sub *submission) (*intake.IdempotencyKey, error) {
 	key, err := requestKey(header, signed)
-	if err != nil || key == "" {
+	if err != nil {
 		return nil, err
 	}
-	return &intake.IdempotencyKey{Key: key, Fingerprint: sub.fingerprint()}, nil
+	return keyOf(sub, key), nil
+}
+
+// keyOf is a submission's idempotency key by its text, nil if that is empty.
+func keyOf(sub *submission, text string) *intake.IdempotencyKey {
+	if text == "" {
+		return nil
+	}
+	return &intake.IdempotencyKey{Key: text, Fingerprint: sub.fingerprint()}
 }
 
 // requestKey reads a request's idempotency key, empty if it has none. That of a

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -267,7 +268,8 @@ func TestSubmitRaw(t *testing.T) {
 
 func TestIdempotency(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
+	servers := setupPair(t, options{})
+	b, other := servers[0], servers[1]
 
 	t.Run("TheSameKeyAndBodyGetTheFirstAnswerAgain", func(t *testing.T) {
 		t.Parallel()
@@ -276,7 +278,7 @@ func TestIdempotency(t *testing.T) {
 			body := submitBody(`"tenant":"`+tenant+`"`, `{ "a": 1 }`)
 			first := b.request(t, "POST", "/v1/events", body, "Idempotency-Key", "k-1")
 			newWebhook(t, b, tenant, "") // the targets are those of the first time
-			second := b.request(t, "POST", "/v1/events", body, "Idempotency-Key", "k-1")
+			second := other.request(t, "POST", "/v1/events", body, "Idempotency-Key", "k-1")
 			if first.status != http.StatusAccepted || second.status != http.StatusAccepted || !bytes.Equal(first.body, second.body) {
 				t.Errorf("answers are %d %s and %d %s", first.status, first.body, second.status, second.body)
 			}
@@ -298,12 +300,14 @@ func TestIdempotency(t *testing.T) {
 			strings.Replace(first, `:1}`, `:1,"timestamp":"2026-01-01T00:00:00Z"}`, 1),
 			`{"tenant":"differs","type":"a","payload":1}`,
 		} {
-			refused(t, b, http.StatusUnprocessableEntity, "invalid-request", "POST", "/v1/events", body, "Idempotency-Key", "k")
+			for _, b := range servers {
+				refused(t, b, http.StatusUnprocessableEntity, "invalid-request", "POST", "/v1/events", body, "Idempotency-Key", "k")
+			}
 		}
 		refused(t, b, http.StatusUnprocessableEntity, "invalid-request", "POST", "/v1/webhooks/"+w.ID.String()+"/events?type=a", "1",
 			"Idempotency-Key", "k", "Content-Type", "application/json")
 		// Other spellings of the same are the same.
-		_, header := want[acceptedEvent](t, b, http.StatusAccepted, "POST", "/v1/events",
+		_, header := want[acceptedEvent](t, other, http.StatusAccepted, "POST", "/v1/events",
 			"{\"payload\" :\n1 , \"type\":\"\\u0061\",\"webhook_id\":\""+strings.ToUpper(w.ID.String())+"\",\"metadata\":{}}", "Idempotency-Key", "k")
 		if header.Get("Idempotency-Replayed") != "true" {
 			t.Error("another spelling is taken for another submission")
@@ -316,9 +320,12 @@ func TestIdempotency(t *testing.T) {
 		ids, replayed := map[webhook.ID]bool{}, 0
 		var wg sync.WaitGroup
 		const crowd = 20
-		for range crowd {
+		for i := range crowd {
 			wg.Go(func() {
-				a := b.request(t, "POST", "/v1/events", submitBody(`"tenant":"crowd"`, `1`), "Idempotency-Key", "k")
+				a := &answer{status: http.StatusConflict} // while the other one is storing it
+				for a.status == http.StatusConflict {
+					a = servers[i%2].request(t, "POST", "/v1/events", submitBody(`"tenant":"crowd"`, `1`), "Idempotency-Key", "k")
+				}
 				var got acceptedEvent
 				if err := json.Unmarshal(a.body, &got); err != nil || a.status != http.StatusAccepted {
 					t.Errorf("answer is %d %s", a.status, a.body)
@@ -349,6 +356,90 @@ func TestIdempotency(t *testing.T) {
 		}
 		want[acceptedEvent](t, b, http.StatusAccepted, "POST", "/v1/events", submitBody(`"tenant":"a"`, `1`), "Idempotency-Key", strings.Repeat("~", 255))
 	})
+	t.Run("HoldsWhateverIsSubmittedAtTheSameTime", func(t *testing.T) {
+		t.Parallel()
+		var round atomic.Int64
+		rapid.Check(t, func(rt *rapid.T) {
+			testIdempotency(t, rt, servers, fmt.Sprint("round-", round.Add(1), "-"))
+		})
+	})
+}
+
+// testIdempotency submits some of a few events under some of a few keys, all at
+// the same time and by every way in, and compares what is stored with the answers.
+func testIdempotency(t *testing.T, rt *rapid.T, servers [2]*testBundle, prefix string) {
+	type name struct{ tenant, key string }
+	type submitted struct {
+		name
+		payload string
+		batch   bool
+		server  int
+	}
+	type outcome struct {
+		submitted
+		status   int
+		id       webhook.ID
+		replayed bool
+	}
+	draws := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) submitted {
+		return submitted{
+			name{prefix + rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "tenant"), rapid.SampledFrom([]string{"k", "l"}).Draw(rt, "key")},
+			rapid.SampledFrom([]string{"1", "2"}).Draw(rt, "payload"), rapid.Bool().Draw(rt, "batch"), rapid.IntRange(0, 1).Draw(rt, "server"),
+		}
+	}), 1, 12).Draw(rt, "submissions")
+	outcomes := make([]outcome, len(draws))
+	var callers sync.WaitGroup
+	for i, s := range draws {
+		callers.Go(func() {
+			body := `{"tenant":"` + s.tenant + `","type":"a","payload":` + s.payload + `,"idempotency_key":"` + s.key + `"}`
+			o := outcome{submitted: s, status: http.StatusConflict}
+			for o.status == http.StatusConflict {
+				b := servers[s.server]
+				if !s.batch {
+					a := b.request(t, "POST", "/v1/events", strings.Replace(body, `,"idempotency_key":"`+s.key+`"`, "", 1), "Idempotency-Key", s.key)
+					var got acceptedEvent
+					a.decode(t, &got)
+					o.status, o.id, o.replayed = a.status, got.ID, a.header.Get("Idempotency-Replayed") == "true"
+					continue
+				}
+				got, _ := want[struct {
+					Results []struct {
+						Status   int        `json:"status"`
+						ID       webhook.ID `json:"id"`
+						Replayed bool       `json:"idempotency_replayed"`
+					} `json:"results"`
+				}](t, b, http.StatusOK, "POST", "/v1/events/batch", "["+body+"]")
+				o.status, o.id, o.replayed = got.Results[0].Status, got.Results[0].ID, got.Results[0].Replayed
+			}
+			outcomes[i] = o
+		})
+	}
+	callers.Wait()
+
+	firsts := map[name]outcome{}
+	for _, o := range outcomes {
+		if o.status == http.StatusAccepted && !o.replayed {
+			if before, twice := firsts[o.name]; twice {
+				rt.Fatalf("%v was accepted as %s and as %s", o.name, before.id, o.id)
+			}
+			firsts[o.name] = o
+		}
+	}
+	for _, o := range outcomes {
+		first, accepted := firsts[o.name]
+		switch {
+		case !accepted:
+			rt.Fatalf("%+v, and none was accepted first", o)
+		case o.status == http.StatusAccepted && (o.payload != first.payload || o.id != first.id),
+			o.status == http.StatusUnprocessableEntity && o.payload == first.payload,
+			o.status != http.StatusAccepted && o.status != http.StatusUnprocessableEntity:
+			rt.Fatalf("%+v, where the first was %+v", o, first)
+		}
+	}
+	var stored int
+	if err := servers[0].db.QueryRow(t.Context(), `SELECT count(*) FROM fairhook.events WHERE tenant LIKE $1`, prefix+"_").Scan(&stored); err != nil || stored != len(firsts) {
+		rt.Fatalf("%d events are stored of %d accepted, %v", stored, len(firsts), err)
+	}
 }
 
 func TestAFullBufferRefusesAtOnce(t *testing.T) {

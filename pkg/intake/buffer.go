@@ -319,7 +319,7 @@ func (in *Intake) answer(p *pending, o outcome) {
 			replay.receipt.Replayed = true
 			in.tell(f, replay)
 		case o.err == nil:
-			in.tell(f, outcome{err: errKeyTaken(), reason: reasonMismatch})
+			in.tell(f, outcome{err: ErrKeyTaken, reason: reasonMismatch})
 		case f.repeats(p) || o.reason != reasonMismatch && o.reason != reasonInvalid:
 			in.tell(f, o)
 		default:

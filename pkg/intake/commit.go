@@ -308,7 +308,7 @@ func (in *Intake) explain(ctx context.Context, s *session, items []*pending) (re
 		case key.Fingerprint == p.event.Key.Fingerprint:
 			in.finish(p, outcome{receipt: Receipt{ID: key.EventID, WebhookIDs: key.WebhookIDs, Dropped: key.Dropped, Replayed: true}})
 		default:
-			in.finish(p, outcome{err: errKeyTaken(), reason: reasonMismatch})
+			in.finish(p, outcome{err: ErrKeyTaken, reason: reasonMismatch})
 		}
 	}
 	return rest, nil

@@ -35,10 +35,10 @@ func unavailable(message string) *webhook.Error {
 	return &webhook.Error{Code: webhook.CodeUnavailable, Message: message, RetryAfter: retryAfter}
 }
 
-func errKeyTaken() *webhook.Error {
-	return webhook.Errorf(webhook.CodeInvalid,
-		"The Idempotency-Key was used for another event within the last 24 hours: what was submitted differs.")
-}
+// ErrKeyTaken is the error of a Submit whose key stands for another event. It is
+// a *webhook.Error with CodeInvalid.
+var ErrKeyTaken = webhook.Errorf(webhook.CodeInvalid,
+	"The Idempotency-Key was used for another event within the last 24 hours: what was submitted differs.")
 
 func errKeyHeld() *webhook.Error {
 	return &webhook.Error{

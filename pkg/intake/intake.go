@@ -221,8 +221,8 @@ func setDefault[T int | int64 | time.Duration](value *T, def T) {
 //     is away: nothing is kept;
 //   - ErrOutcomeUnknown, when the database went away during the commit and did
 //     not come back in time, or ctx ended during it;
-//   - CodeInvalid, when the key stands for another event, or Postgres refused the
-//     event's data;
+//   - ErrKeyTaken, when the key stands for another event;
+//   - CodeInvalid, when Postgres refused the event's data;
 //   - CodeConflict, when the key is held by an open transaction elsewhere.
 func (in *Intake) Submit(ctx context.Context, item Item) (Receipt, error) {
 	p := newPending(item)

@@ -195,11 +195,33 @@ type second struct {
 	offered, taken float64
 }
 
-// controller is the rule, without a clock: additive increase, multiplicative
-// decrease.
+// controller tells from a second how busy this process is, and what its rate is.
 type controller struct {
+	aimd
 	maxCommit, maxWait time.Duration
-	minRate            float64
+}
+
+func newController(maxCommit, maxWait time.Duration, minRate float64) controller {
+	return controller{aimd: newAIMD(minRate), maxCommit: maxCommit, maxWait: maxWait}
+}
+
+// step takes in one second and sets the rate for the next.
+func (c *controller) step(s second) {
+	// What is held and not moving is a commit that takes longer than a second.
+	stuck := s.idle && s.fill > 0 && (s.taken > 0 || c.taken > 0) && c.maxCommit <= adaptInterval
+	stress := max(
+		s.commit.Seconds()/c.maxCommit.Seconds(),
+		s.wait.Seconds()/c.maxWait.Seconds(),
+		s.fill/maxFill)
+	if stuck {
+		stress = math.Inf(1)
+	}
+	c.aimd.step(stress, s.offered, s.taken)
+}
+
+// aimd is the rule, without a clock: additive increase, multiplicative decrease.
+type aimd struct {
+	minRate float64
 
 	rate float64 // +Inf: no limit
 	// bad is how many seconds in a row were, while there was no limit.
@@ -214,38 +236,37 @@ type controller struct {
 	taken float64
 }
 
-func newController(maxCommit, maxWait time.Duration, minRate float64) controller {
-	return controller{maxCommit: maxCommit, maxWait: maxWait, minRate: minRate, rate: math.Inf(1)}
-}
+func newAIMD(minRate float64) aimd { return aimd{minRate: minRate, rate: math.Inf(1)} }
 
-// step takes in one second and sets the rate for the next.
-func (c *controller) step(s second) {
-	c.taken = max(s.taken, c.taken*decrease)
-	// What is held and not moving is a commit that takes longer than a second.
-	stuck := s.idle && s.fill > 0 && c.taken > 0 && c.maxCommit <= adaptInterval
-	stress := max(
-		s.commit.Seconds()/c.maxCommit.Seconds(),
-		s.wait.Seconds()/c.maxWait.Seconds(),
-		s.fill/maxFill)
-	trouble := stress > 1 || stuck
+// limited reports whether there is a limit.
+func (c *aimd) limited() bool { return !math.IsInf(c.rate, 1) }
+
+// note takes in a second of which nothing is known but what was taken.
+func (c *aimd) note(taken float64) { c.taken = max(taken, c.taken*decrease) }
+
+// step takes in one second and sets the rate for the next. The second was bad if
+// stress is more than 1, and good if it is no more than calm.
+func (c *aimd) step(stress, offered, taken float64) {
+	c.note(taken)
+	trouble := stress > 1
 	switch {
 	case !trouble:
 		c.bad = 0
-	case math.IsInf(c.rate, 1):
+	case !c.limited():
 		c.bad++
 	}
 	switch {
-	case trouble && math.IsInf(c.rate, 1) && c.bad < patience:
+	case trouble && !c.limited() && c.bad < patience:
 	case trouble:
 		switch {
-		case math.IsInf(c.rate, 1):
+		case !c.limited():
 			c.peak, c.searching = max(c.taken, c.minRate), true
 		case c.raised:
 			c.peak, c.searching = c.rate, false
 		}
 		c.raised = false
 		c.rate = max(c.minRate, min(c.rate, c.taken)*decrease)
-	case math.IsInf(c.rate, 1) || stress > calm:
+	case !c.limited() || stress > calm:
 	default:
 		c.raised = true
 		if c.searching {
@@ -255,7 +276,7 @@ func (c *controller) step(s second) {
 		}
 		// Nothing was refused for long, or what can be taken is far more than what
 		// anybody sends.
-		if c.rate >= max(c.peak, s.offered)*roomToSpare {
+		if c.rate >= max(c.peak, offered)*roomToSpare {
 			c.rate, c.peak, c.bad = math.Inf(1), 0, 0
 		}
 	}

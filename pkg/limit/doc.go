@@ -1,4 +1,4 @@
-// Package limit decides how much is accepted. It has three limits, which know
+// Package limit decides how much is accepted. It has four limits, which know
 // nothing of each other:
 //
 //   - Limiter: rates that hold over all processes together. The token buckets are
@@ -11,6 +11,8 @@
 //     request waits for.
 //   - Adaptive: how much this process takes while the database is slow
 //     (additive increase, multiplicative decrease).
+//   - Health: how much this process accepts for a webhook while its deliveries
+//     fail, by the same rule.
 //
 // What they limit, and how a refusal is answered, is the caller's.
 package limit

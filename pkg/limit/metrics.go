@@ -118,3 +118,29 @@ func registerAdaptive(reg prometheus.Registerer, a *Adaptive) {
 			}))
 	}
 }
+
+type healthMetrics struct {
+	reads *prometheus.CounterVec
+}
+
+func newHealthMetrics(reg prometheus.Registerer, h *Health) *healthMetrics {
+	m := &healthMetrics{reads: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fairhook_webhook_health_reads_total",
+		Help: "Queries for how the deliveries of webhooks in trouble go, by outcome.",
+	}, []string{"outcome"})}
+	m.reads.WithLabelValues(outcomeDone)
+	m.reads.WithLabelValues(outcomeFailed)
+	if reg != nil {
+		reg.MustRegister(
+			m.reads,
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "fairhook_webhook_health_watched",
+				Help: "Webhooks that had failing deliveries lately, as far as this process knows.",
+			}, func() float64 { watched, _ := h.counts(); return float64(watched) }),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "fairhook_webhook_health_limited",
+				Help: "Webhooks for which this process accepts less because their deliveries fail.",
+			}, func() float64 { _, limited := h.counts(); return float64(limited) }))
+	}
+	return m
+}

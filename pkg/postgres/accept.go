@@ -332,8 +332,8 @@ type StoredKey struct {
 	Dropped []webhook.ID
 }
 
-// StoredKeys reads what keys stand for. Keys that stand for nothing are missing
-// from the answer.
+// StoredKeys reads what keys stand for. Keys that stand for nothing, or were used
+// longer than IdempotencyLife ago, are missing from the answer.
 func StoredKeys(ctx context.Context, q Querier, names []KeyName) (map[KeyName]StoredKey, error) {
 	tenants, keys := make([]string, len(names)), make([]string, len(names))
 	for i, name := range names {
@@ -344,7 +344,8 @@ func StoredKeys(ctx context.Context, q Querier, names []KeyName) (map[KeyName]St
 	rows, err := q.Query(ctx, `
 		SELECT k.tenant, k.key, k.event_id, k.fingerprint
 		FROM unnest($1::text[], $2::text[]) AS n (tenant, key)
-		JOIN fairhook.idempotency_keys AS k USING (tenant, key)`, pgx.QueryExecModeCacheDescribe, tenants, keys)
+		JOIN fairhook.idempotency_keys AS k USING (tenant, key)
+		WHERE k.created_at >= now() - make_interval(secs => $3)`, pgx.QueryExecModeCacheDescribe, tenants, keys, IdempotencyLife.Seconds())
 	if err != nil {
 		return nil, fmt.Errorf("look up %d idempotency keys: %w", len(names), err)
 	}

@@ -1,6 +1,7 @@
 -- What all dispatchers must know of a lane: its limits at delivery, the gate that
 -- a receiver or the breaker closed, who owns it, and how its deliveries go. Also
--- what an instance says of itself, and which webhooks are gone.
+-- what an instance says of itself, which webhooks are gone, and by which route signed
+-- submissions came.
 -- Locks: ACCESS EXCLUSIVE on webhooks and on instances for an instant; the defaults
 -- are constants, so no row is rewritten. SHARE ROW EXCLUSIVE on webhooks for the
 -- triggers. No foreign keys: what is written per delivery must not lock webhooks.
@@ -65,6 +66,18 @@ CREATE TABLE fairhook.deleted_webhooks (
     deleted_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX deleted_webhooks_at_idx ON fairhook.deleted_webhooks (deleted_at);
+
+-- By which route a signed submission came first, for as long as its webhook-id is
+-- an idempotency key: the signature says nothing about that, so a recording could
+-- be sent to another one.
+CREATE TABLE fairhook.signed_requests (
+    key_id      uuid        NOT NULL, -- the API key
+    id          text        NOT NULL, -- the webhook-id
+    fingerprint bytea       NOT NULL, -- of the route, with all in it that decides where the event goes
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (key_id, id)
+);
+CREATE INDEX signed_requests_created_idx ON fairhook.signed_requests (created_at);
 
 ALTER TABLE fairhook.instances
     ADD COLUMN capacity  integer NOT NULL DEFAULT 0,        -- how much it can take at once now
@@ -139,6 +152,7 @@ DROP TRIGGER webhooks_deleted ON fairhook.webhooks;
 DROP FUNCTION fairhook.webhooks_deleted();
 DROP TRIGGER webhooks_gated ON fairhook.webhooks;
 DROP FUNCTION fairhook.webhooks_gated();
+DROP TABLE fairhook.signed_requests;
 DROP TABLE fairhook.deleted_webhooks;
 DROP TABLE fairhook.lane_health;
 DROP TABLE fairhook.lane_owners;
