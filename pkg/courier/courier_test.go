@@ -490,6 +490,36 @@ func TestSendTellsFailuresToConnectApart(t *testing.T) {
 	}
 }
 
+func TestSendTellsOurProxysFailureApart(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer int // of the proxy
+		want   webhook.Reason
+		detail string
+	}{
+		"ItRefuses":                   {http.StatusProxyAuthRequired, webhook.ReasonProxy, "the egress proxy refused the connection with status 407"},
+		"ItCannotConnectToTheAddress": {http.StatusBadGateway, webhook.ReasonConnect, "no connection to the host"},
+		"ItConnectsAndTheAnswerIsNot": {http.StatusOK, webhook.ReasonReset, "the connection ended before an answer: connection closed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy := receiver(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Connection", "close")
+				w.WriteHeader(c.answer)
+			})
+			through, err := egress.ParseProxy(proxy.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			result := courier.Send(t.Context(), clientOf(t, egress.Config{Proxy: through}), newRequest(t, "http://1.1.1.1/"))
+			check(t, result, want{c.want, 0})
+			if result.Detail != c.detail {
+				t.Errorf("detail %q, want %q", result.Detail, c.detail)
+			}
+		})
+	}
+}
+
 func TestSendTellsTLSFailuresApart(t *testing.T) {
 	t.Parallel()
 	quiet := log.New(io.Discard, "", 0)

@@ -57,6 +57,7 @@ const (
 	ReasonTooLarge      Reason = "too_large"      // headers or body over the limit
 	ReasonBlocked       Reason = "blocked"        // the address is private or otherwise refused
 	ReasonBadURL        Reason = "bad_url"        // the URL breaks today's rules
+	ReasonProxy         Reason = "proxy"          // the operator's outbound proxy failed
 	ReasonInternalError Reason = "internal_error" // ours: the request could not be made
 
 	ReasonWebhookDeleted Reason = "webhook_deleted" // the webhook is gone
@@ -74,7 +75,7 @@ func Reasons() []Reason {
 		ReasonDelivered, ReasonRedirect, ReasonGone, ReasonRateLimited, ReasonClientError,
 		ReasonBadGateway, ReasonUnavailable, ReasonGatewayTimeout, ReasonServerError,
 		ReasonDNS, ReasonConnect, ReasonTLS, ReasonTimeout, ReasonSlowBody, ReasonReset,
-		ReasonBadResponse, ReasonTooLarge, ReasonBlocked, ReasonBadURL, ReasonInternalError,
+		ReasonBadResponse, ReasonTooLarge, ReasonBlocked, ReasonBadURL, ReasonProxy, ReasonInternalError,
 		ReasonWebhookDeleted, ReasonCancelled, ReasonExpired, ReasonCrashed, ReasonEventMissing,
 		ReasonAcceptLimited, ReasonBacklogFull,
 	}
