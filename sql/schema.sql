@@ -558,6 +558,9 @@ CREATE TABLE fairhook.attempts (
     detail text,
     CONSTRAINT attempts_pkey PRIMARY KEY (event_id, id)
 ) PARTITION BY RANGE (event_id);
+CREATE INDEX attempts_ended_idx ON ONLY fairhook.attempts USING btree (status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
+CREATE INDEX attempts_ended_tenant_idx ON ONLY fairhook.attempts USING btree (tenant, status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
+CREATE INDEX attempts_ended_webhook_idx ON ONLY fairhook.attempts USING btree (webhook_id, status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
 
 CREATE TABLE fairhook.deleted_webhooks (
     id uuid NOT NULL,
