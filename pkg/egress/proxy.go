@@ -180,23 +180,31 @@ func (t *tunnel) connect(ctx context.Context, target string) (net.Conn, error) {
 	return ready, nil
 }
 
-// reach connects to the proxy itself. Every error is the proxy's.
+// reach connects to the proxy itself. Every error is the proxy's, unless the dial
+// was called off.
 func (t *tunnel) reach(ctx context.Context) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(untraced{ctx}, proxyTimeout)
+	reaching, cancel := context.WithTimeout(untraced{ctx}, proxyTimeout)
 	defer cancel()
-	conn, err := t.dialer.DialContext(ctx, "tcp", t.proxy.address())
+	conn, err := t.dialer.DialContext(reaching, "tcp", t.proxy.address())
 	if err != nil {
-		return nil, &ProxyError{"cannot be reached"}
+		return nil, unlessCancelled(ctx, "cannot be reached")
 	}
 	if t.proxy.scheme != "https" {
 		return conn, nil
 	}
 	secure := tls.Client(conn, t.tls)
-	if err := secure.HandshakeContext(ctx); err != nil {
+	if err := secure.HandshakeContext(reaching); err != nil {
 		_ = conn.Close()
-		return nil, &ProxyError{"cannot be reached: the TLS handshake with it failed"}
+		return nil, unlessCancelled(ctx, "cannot be reached: the TLS handshake with it failed")
 	}
 	return secure, nil
+}
+
+func unlessCancelled(ctx context.Context, detail string) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	return &ProxyError{detail}
 }
 
 // untraced is a context without the trace of the request, which would take the
