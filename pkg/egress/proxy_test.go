@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -452,6 +454,28 @@ func TestWhatComesWithTheProxysAnswerIsNotLost(t *testing.T) {
 	got, err := io.ReadAll(conn)
 	if want := "hello, and " + strings.Repeat("more", 1<<16); err != nil || string(got) != want {
 		t.Errorf("%d bytes came through, %v; want %d", len(got), err, len(want))
+	}
+}
+
+func TestATraceSeesTheReceiverAndNothingOfTheProxy(t *testing.T) {
+	t.Parallel()
+	p, server := connectProxy(t, false, func(string) int { return http.StatusServiceUnavailable })
+	guard := newGuard(t, egress.Config{
+		Proxy:    parseProxy(t, "http://proxy.example:"+port(t, server)),
+		Resolver: names(map[string]string{"receiver.example": "1.2.3.4", "proxy.example": "127.0.0.1"}),
+	})
+	var seen []string // in the order of one dial, which has one address to try
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		DNSStart:     func(info httptrace.DNSStartInfo) { seen = append(seen, "look up "+info.Host) },
+		ConnectStart: func(_, address string) { seen = append(seen, "connect to "+address) },
+		ConnectDone:  func(_, address string, err error) { seen = append(seen, fmt.Sprint("connected: ", err == nil)) },
+	})
+	if conn, err := guard.Transport().DialContext(ctx, "tcp", "receiver.example:80"); err == nil {
+		_ = conn.Close()
+		t.Error("a receiver that cannot be reached was connected to")
+	}
+	if want := []string{"look up receiver.example", "connect to receiver.example:80", "connected: false"}; !slices.Equal(seen, want) || len(p.asked()) != 1 {
+		t.Errorf("the trace saw %q, want %q; the proxy was asked for %q", seen, want, p.asked())
 	}
 }
 
