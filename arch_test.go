@@ -61,6 +61,7 @@ var never = map[string]string{
 	"net/http/httptest":           "it is for tests",
 	"github.com/stretchr/testify": "it is for tests",
 	"pgregory.net/rapid":          "it is for tests",
+	"riverqueue.com/riverui":      "it is for tests, and under the MPL",
 	"github.com/prometheus/client_golang/prometheus/promauto": "registries come through constructors",
 	"log": "loggers come through constructors, as *slog.Logger",
 }

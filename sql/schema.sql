@@ -558,6 +558,9 @@ CREATE TABLE fairhook.attempts (
     detail text,
     CONSTRAINT attempts_pkey PRIMARY KEY (event_id, id)
 ) PARTITION BY RANGE (event_id);
+CREATE INDEX attempts_ended_idx ON ONLY fairhook.attempts USING btree (status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
+CREATE INDEX attempts_ended_tenant_idx ON ONLY fairhook.attempts USING btree (tenant, status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
+CREATE INDEX attempts_ended_webhook_idx ON ONLY fairhook.attempts USING btree (webhook_id, status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
 
 CREATE TABLE fairhook.deleted_webhooks (
     id uuid NOT NULL,
@@ -633,7 +636,7 @@ CREATE TABLE fairhook.lane_gates (
     probe_by text,
     probe_until timestamp with time zone,
     updated_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT lane_gates_cause_check CHECK ((cause = ANY (ARRAY['receiver'::text, 'breaker'::text]))),
+    CONSTRAINT lane_gates_cause_check CHECK ((cause = ANY (ARRAY['receiver'::text, 'breaker'::text, 'proxy'::text]))),
     CONSTRAINT lane_gates_pkey PRIMARY KEY (webhook_id)
 );
 CREATE INDEX lane_gates_updated_idx ON fairhook.lane_gates USING btree (updated_at);

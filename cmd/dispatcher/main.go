@@ -38,6 +38,8 @@ type config struct {
 	AllowPrivate []netip.Prefix
 	// RequireHTTPS refuses to send to http URLs.
 	RequireHTTPS bool
+	// EgressProxy is what requests go out through, if it is set.
+	EgressProxy daemon.SecretString
 	// Workers is how many requests may be in flight at once.
 	Workers int
 	// MaxPerHost is how many requests one target host may get at once.
@@ -50,7 +52,8 @@ type config struct {
 	// signal, and ShutdownTimeout how long stopping may take in all.
 	DrainTimeout, ShutdownTimeout time.Duration
 
-	key seal.Key
+	key   seal.Key
+	proxy *egress.Proxy // of EgressProxy
 }
 
 const about = `Works deliveries: fetches them fairly, sends them, records each attempt, and
@@ -94,6 +97,13 @@ func (c *config) register(s *daemon.Settings) {
 	})
 	s.Prefixes(&c.AllowPrivate, "allow-private-targets", nil, "private networks that webhooks may reach, such as 10.1.0.0/16")
 	s.Bool(&c.RequireHTTPS, "require-https", false, "refuse to send to http URLs")
+	s.Secret(&c.EgressProxy, "egress-proxy", "proxy that requests to webhooks go out through: http://, https:// (both by CONNECT) or socks5://, with user:password@ if it asks for them; names are resolved and judged here, and it is asked for the address")
+	s.Check("egress-proxy", func() (err error) {
+		if c.EgressProxy.IsSet() {
+			c.proxy, err = egress.ParseProxy(c.EgressProxy.Reveal())
+		}
+		return err
+	})
 	s.Int(&c.Workers, "workers", dispatch.DefaultWorkers, "requests in flight at once, at most")
 	s.Check("workers", func() error {
 		return within(c.Workers, 1, dispatch.MaxWorkers)
@@ -138,7 +148,7 @@ func run(ctx context.Context, cfg config) error {
 		return fmt.Errorf("listen for health and metrics (--listen): %w", err)
 	}
 	defer listener.Close()
-	guard, err := egress.New(egress.Config{AllowPrivate: cfg.AllowPrivate, RequireHTTPS: cfg.RequireHTTPS})
+	guard, err := egress.New(egress.Config{AllowPrivate: cfg.AllowPrivate, RequireHTTPS: cfg.RequireHTTPS, Proxy: cfg.proxy})
 	if err != nil {
 		return err
 	}

@@ -70,6 +70,8 @@ func (a *API) Register(e *echo.Echo) {
 	e.GET("/v1/events/:id", a.getEvent, a.ownEvent)
 	e.GET("/v1/events/:id/attempts", a.listAttempts, a.ownEvent)
 
+	e.GET("/v1/deliveries", a.listDeliveries)
+
 	e.POST("/v1/webhooks", a.createWebhook)
 	e.GET("/v1/webhooks", a.listWebhooks)
 	e.GET("/v1/webhooks/:id", a.getWebhook, a.ownWebhook)

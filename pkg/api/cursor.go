@@ -18,19 +18,10 @@ const (
 	attemptCursorKind = 'a'
 	nameCursorKind    = 'n'
 	keyCursorKind     = 'k'
+	endedCursorKind   = 'd'
 )
 
 var errBadCursor = badQuery(parameterFault("cursor", "must be a next_cursor from an earlier page of this list"))
-
-func encodeWebhookCursor(id webhook.ID) string { return encodeIDCursor(webhookCursorKind, id) }
-
-func decodeWebhookCursor(text string) (webhook.ID, error) {
-	return decodeIDCursor(webhookCursorKind, text)
-}
-
-func encodeKeyCursor(id webhook.ID) string { return encodeIDCursor(keyCursorKind, id) }
-
-func decodeKeyCursor(text string) (webhook.ID, error) { return decodeIDCursor(keyCursorKind, text) }
 
 // encodeIDCursor is the cursor of a list in the order of ids.
 func encodeIDCursor(kind byte, id webhook.ID) string {

@@ -128,30 +128,7 @@ func (a *API) listKeys(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	limit, err := pageLimit(query)
-	if err != nil {
-		return err
-	}
-	before, err := decodeKeyCursor(query.Get("cursor"))
-	if err != nil {
-		return err
-	}
-	tenant, visible, err := listTenant(c, query)
-	if err != nil {
-		return err
-	}
-	var keys []*webhook.Key
-	if visible {
-		ctx := c.Request().Context()
-		err = a.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
-			keys, err = postgres.Keys(ctx, conn, tenant, before, limit+1)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return writePage(c, keys, limit, func(last *webhook.Key) string { return encodeKeyCursor(last.ID) })
+	return listByID(a, c, query, keyCursorKind, postgres.Keys, func(k *webhook.Key) webhook.ID { return k.ID })
 }
 
 func (a *API) getKey(c echo.Context) error {

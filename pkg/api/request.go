@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +12,10 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/labstack/echo/v4"
 
+	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
@@ -181,6 +184,42 @@ func newPage[T any](c echo.Context, all []T, limit int, cursor func(last T) stri
 		c.Response().Header().Set("Link", "<"+link.RequestURI()+`>; rel="next"`)
 	}
 	return p
+}
+
+// listByID answers with a page of a list whose items belong to tenants and are in
+// the order of their ids, newest first. query has its parameters limit, cursor and
+// tenant; kind is that of its cursors. read reads the items of one tenant, or of
+// all, that are older than before, in a transaction; none is read for a tenant
+// that the principal may not see.
+func listByID[T any](
+	a *API, c echo.Context, query url.Values, kind byte,
+	read func(ctx context.Context, tx postgres.Querier, tenant *string, before webhook.ID, limit int) ([]T, error),
+	id func(item T) webhook.ID,
+) error {
+	limit, err := pageLimit(query)
+	if err != nil {
+		return err
+	}
+	before, err := decodeIDCursor(kind, query.Get("cursor"))
+	if err != nil {
+		return err
+	}
+	tenant, visible, err := listTenant(c, query)
+	if err != nil {
+		return err
+	}
+	var items []T
+	if visible {
+		ctx := c.Request().Context()
+		err = a.inSnapshot(ctx, func(tx pgx.Tx) (err error) {
+			items, err = read(ctx, tx, tenant, before, limit+1)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return writePage(c, items, limit, func(last T) string { return encodeIDCursor(kind, id(last)) })
 }
 
 // pathID reads the id in the path. One that is no id names nothing: that is

@@ -259,30 +259,7 @@ func (a *API) listWebhooks(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	limit, err := pageLimit(query)
-	if err != nil {
-		return err
-	}
-	before, err := decodeWebhookCursor(query.Get("cursor"))
-	if err != nil {
-		return err
-	}
-	tenant, visible, err := listTenant(c, query)
-	if err != nil {
-		return err
-	}
-	var webhooks []*webhook.Webhook
-	if visible {
-		ctx := c.Request().Context()
-		err = a.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
-			webhooks, err = postgres.Webhooks(ctx, conn, tenant, before, limit+1)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return writePage(c, webhooks, limit, func(last *webhook.Webhook) string { return encodeWebhookCursor(last.ID) })
+	return listByID(a, c, query, webhookCursorKind, postgres.Webhooks, func(w *webhook.Webhook) webhook.ID { return w.ID })
 }
 
 func (a *API) updateWebhook(c echo.Context) error {

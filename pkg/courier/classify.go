@@ -106,9 +106,12 @@ func statusReason(status int) webhook.Reason {
 func classifyFailure(f facts) (webhook.Reason, string) {
 	var (
 		urlError *egress.URLError
+		proxy    *egress.ProxyError
 		lookup   *net.DNSError
 	)
 	switch {
+	case errors.As(f.err, &proxy):
+		return webhook.ReasonProxy, proxy.Error()
 	case errors.Is(f.err, egress.ErrBlocked):
 		return webhook.ReasonBlocked, egress.ErrBlocked.Error()
 	case errors.As(f.err, &urlError):

@@ -34,6 +34,7 @@ func failures() []error {
 		&net.DNSError{Err: "server misbehaving", Name: "a.example", Server: "10.9.8.7:53", IsTemporary: true},
 		&net.DNSError{Err: "i/o timeout", Name: "a.example", Server: "10.9.8.7:53", IsTimeout: true},
 		op("dial", egress.ErrBlocked),
+		&egress.ProxyError{Detail: "cannot be reached"},
 		op("dial", os.NewSyscallError("connect", syscall.ECONNREFUSED)),
 		op("dial", os.ErrDeadlineExceeded),
 		op("read", os.NewSyscallError("read", syscall.ECONNRESET)),

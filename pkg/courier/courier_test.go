@@ -2,6 +2,7 @@ package courier_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -393,9 +394,10 @@ func TestSendTellsMisbehavingReceiversApart(t *testing.T) {
 			say(ok+"Transfer-Encoding: chunked\r\n\r\n")(conn, "")
 			endless(conn, "4\r\naaaa\r\n")
 		}, want{webhook.ReasonDelivered, 200}, strings.Repeat("a", 1024)},
-		"SendsTheBodyOfA500WithoutEnd":     {0, func(conn net.Conn, _ string) { say("HTTP/1.1 500 No\r\n\r\n")(conn, ""); endless(conn, "a") }, want{webhook.ReasonServerError, 500}, strings.Repeat("a", 1024)},
-		"SendsNULAndBytesThatAreNotUTF8":   {0, say(ok + "Content-Length: 6\r\n\r\na\x00\xff\xfeb\n"), want{webhook.ReasonDelivered, 200}, "a\uFFFDb\n"},
-		"SendsTextOverTheLimitOfTheRecord": {0, say(ok + "\r\n" + strings.Repeat("€", 1000)), want{webhook.ReasonDelivered, 200}, strings.Repeat("€", 341)},
+		"SendsTheBodyOfA500WithoutEnd":        {0, func(conn net.Conn, _ string) { say("HTTP/1.1 500 No\r\n\r\n")(conn, ""); endless(conn, "a") }, want{webhook.ReasonServerError, 500}, strings.Repeat("a", 1024)},
+		"SendsInformationalAnswersWithoutEnd": {0, func(conn net.Conn, _ string) { endless(conn, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n") }, want{webhook.ReasonTooLarge, 0}, ""},
+		"SendsNULAndBytesThatAreNotUTF8":      {0, say(ok + "Content-Length: 6\r\n\r\na\x00\xff\xfeb\n"), want{webhook.ReasonDelivered, 200}, "a\uFFFDb\n"},
+		"SendsTextOverTheLimitOfTheRecord":    {0, say(ok + "\r\n" + strings.Repeat("€", 1000)), want{webhook.ReasonDelivered, 200}, strings.Repeat("€", 341)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -419,6 +421,135 @@ func TestSendTellsMisbehavingReceiversApart(t *testing.T) {
 			if result.Reason != webhook.ReasonDelivered && result.Reason != webhook.ReasonServerError && result.Detail == "" {
 				t.Error("no detail says what went wrong")
 			}
+		})
+	}
+}
+
+// A receiver that takes most of the time for its header has only the rest of it
+// for the body.
+func TestOneDeadlineHoldsForTheWholeAttemptItsBodyIncluded(t *testing.T) {
+	t.Parallel()
+	const timeout = 4 * time.Second
+	req := newRequest(t, rawReceiver(t, func(conn net.Conn, _ string) {
+		late := time.NewTimer(timeout * 3 / 4)
+		defer late.Stop()
+		<-late.C
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n")
+		trickle(conn, "a")
+	}))
+	req.Timeout = timeout
+	result := courier.Send(t.Context(), newClient(t, nil), req)
+	check(t, result, want{webhook.ReasonSlowBody, 200})
+	if took := time.Duration(*result.Timings.Total) * time.Microsecond; took < timeout || took > timeout*3/2 {
+		t.Errorf("took %s, want about %s in all", took, timeout)
+	}
+}
+
+// roundTrip answers without a receiver.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// countedBody is a body without end that counts what is read of it.
+type countedBody struct {
+	read   int
+	closed bool
+}
+
+func (b *countedBody) Read(p []byte) (int, error) { b.read += len(p); return len(p), nil }
+
+func (b *countedBody) Close() error { b.closed = true; return nil }
+
+func TestNoMoreOfAnAnswerIsReadThanTheLimit(t *testing.T) {
+	t.Parallel()
+	body := &countedBody{}
+	client := &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Body: body, Header: http.Header{}}, nil
+	})}
+	check(t, courier.Send(t.Context(), client, newRequest(t, "http://receiver.example/")), want{webhook.ReasonDelivered, 200})
+	if body.read > courier.MaxResponseBody+1 || !body.closed { // one byte more tells whether there is more
+		t.Errorf("%d bytes were read of a body without end, the limit is %d; closed: %t", body.read, courier.MaxResponseBody, body.closed)
+	}
+}
+
+// A body that unpacks to far more than the limit is kept as it came.
+func TestACompressedAnswerIsNotUnpacked(t *testing.T) {
+	t.Parallel()
+	var bomb bytes.Buffer
+	zipper := gzip.NewWriter(&bomb)
+	for range 64 {
+		if _, err := zipper.Write(make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := zipper.Close(); err != nil {
+		t.Fatal(err)
+	}
+	server := receiver(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = w.Write(bomb.Bytes()) // 64 kB that stand for 64 MiB
+	})
+	result := courier.Send(t.Context(), newClient(t, server), newRequest(t, server.URL))
+	check(t, result, want{webhook.ReasonDelivered, 200})
+	if strings.Contains(result.Response, strings.Repeat("\x00", 8)) || !strings.HasPrefix(result.Response, "\x1f\uFFFD\b") {
+		t.Errorf("response %q is not the beginning of what was sent", result.Response)
+	}
+}
+
+// What a receiver does before it has read all of a large request.
+func TestSendOfALargeBody(t *testing.T) {
+	t.Parallel()
+	const refused, accepted = "HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 202 Yes\r\nContent-Length: 0\r\n\r\n"
+	say := func(text string) func(net.Conn) { return func(conn net.Conn) { _, _ = io.WriteString(conn, text) } }
+	for name, c := range map[string]struct {
+		answer func(net.Conn)
+		then   string // what comes then: it is read on, left unread, or the connection closed
+		want   want
+	}{
+		"IsRefusedEarly":         {say(refused), "read", want{webhook.ReasonClientError, 413}},
+		"IsAcceptedEarly":        {say(accepted), "read", want{webhook.ReasonDelivered, 202}},
+		"IsRefusedUnread":        {say(refused), "unread", want{webhook.ReasonClientError, 413}},
+		"IsAcceptedUnread":       {say(accepted), "unread", want{webhook.ReasonDelivered, 202}},
+		"IsNeverReadNorAnswered": {say(""), "unread", want{webhook.ReasonTimeout, 0}},
+		"MeetsAClosedConnection": {say(""), "closed", want{webhook.ReasonReset, 0}},
+		"MeetsAResetConnection":  {reset, "closed", want{webhook.ReasonReset, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			over := make(chan struct{})
+			var wg sync.WaitGroup
+			t.Cleanup(func() {
+				close(over)
+				_ = listener.Close()
+				wg.Wait()
+			})
+			wg.Go(func() {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+					return
+				}
+				c.answer(conn)
+				switch c.then {
+				case "read":
+					untilClosed(conn)
+				case "unread":
+					<-over
+				}
+			})
+			req := newRequest(t, "http://"+listener.Addr().String())
+			req.Body = bytes.Repeat([]byte("1"), 32<<20) // more than the sockets' buffers hold
+			if c.want.reason == webhook.ReasonTimeout {
+				req.Timeout = time.Second
+			}
+			check(t, courier.Send(t.Context(), newClient(t, nil), req), c.want)
 		})
 	}
 }
@@ -485,6 +616,36 @@ func TestSendTellsFailuresToConnectApart(t *testing.T) {
 			}
 			if result.Response != "" {
 				t.Errorf("response %q", result.Response)
+			}
+		})
+	}
+}
+
+func TestSendTellsOurProxysFailureApart(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer int // of the proxy
+		want   webhook.Reason
+		detail string
+	}{
+		"ItRefuses":                   {http.StatusProxyAuthRequired, webhook.ReasonProxy, "the egress proxy refused the connection with status 407"},
+		"ItCannotConnectToTheAddress": {http.StatusBadGateway, webhook.ReasonConnect, "no connection to the host"},
+		"ItConnectsAndTheAnswerIsNot": {http.StatusOK, webhook.ReasonReset, "the connection ended before an answer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy := receiver(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Connection", "close")
+				w.WriteHeader(c.answer)
+			})
+			through, err := egress.ParseProxy(proxy.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			result := courier.Send(t.Context(), clientOf(t, egress.Config{Proxy: through}), newRequest(t, "http://1.1.1.1/"))
+			check(t, result, want{c.want, 0})
+			if !strings.HasPrefix(result.Detail, c.detail) {
+				t.Errorf("detail %q, want %q", result.Detail, c.detail)
 			}
 		})
 	}

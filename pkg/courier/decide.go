@@ -58,6 +58,8 @@ type Decision struct {
 //   - 2xx: delivered.
 //   - 410: the webhook is disabled; the delivery keeps its step and waits.
 //   - 429, and 503 with Retry-After: the webhook is gated, which costs no step.
+//   - our own outbound proxy failing gates the webhook too and costs no step: it
+//     is no fault of the receiver's, and its backlog must not run against it.
 //   - 502, 504, and 503 without Retry-After: the webhook is gated, and the
 //     delivery fails as below.
 //   - anything else fails: the next wait of the schedule, but no less than
@@ -91,7 +93,7 @@ func Decide(policy Policy, step int, age time.Duration, consecutiveGates int, re
 	switch result.Reason {
 	case webhook.ReasonGone:
 		decision.DisableWebhook = true
-	case webhook.ReasonRateLimited:
+	case webhook.ReasonRateLimited, webhook.ReasonProxy:
 		decision.Gate = gate(result, consecutiveGates)
 	case webhook.ReasonUnavailable:
 		decision.Gate = gate(result, consecutiveGates)

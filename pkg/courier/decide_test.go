@@ -59,6 +59,7 @@ func TestDecide(t *testing.T) {
 		"RetryAfterEndsAtAnHour":              {result: asked(webhook.ReasonRateLimited, 48*time.Hour), want: courier.Decision{Status: retrying, Wait: time.Hour, Gate: time.Hour}},
 		"A503WithRetryAfterCostsNoStep":       {result: asked(webhook.ReasonUnavailable, time.Minute), step: 99, want: courier.Decision{Status: retrying, Wait: time.Minute, Gate: time.Minute}},
 		"A503WithoutRetryAfterCostsAStep":     {result: failed(webhook.ReasonUnavailable), step: 2, want: courier.Decision{Status: retrying, Wait: 5 * time.Minute, Gate: 5 * time.Second, CountsStep: true}},
+		"OurProxysFailureCostsNoStep":         {result: failed(webhook.ReasonProxy), step: 99, gates: 1, want: courier.Decision{Status: retrying, Wait: 10 * time.Second, Gate: 10 * time.Second}},
 		"A502GatesAndCostsAStep":              {result: failed(webhook.ReasonBadGateway), gates: 2, want: courier.Decision{Status: retrying, Wait: 20 * time.Second, Gate: 20 * time.Second, CountsStep: true}},
 		"A504WithRetryAfterCostsAStep":        {result: asked(webhook.ReasonGatewayTimeout, time.Minute), want: courier.Decision{Status: retrying, Wait: time.Minute, Gate: time.Minute, CountsStep: true}},
 		"ALast502ExhaustsAndStillGates":       {result: failed(webhook.ReasonBadGateway), step: 4, want: courier.Decision{Status: exhausted, Gate: 5 * time.Second, CountsStep: true}},

@@ -27,7 +27,7 @@ func breakerVote(r webhook.Reason) breakerSays {
 	switch r {
 	case webhook.ReasonDelivered:
 		return breakerGood
-	case webhook.ReasonRateLimited, webhook.ReasonGone, webhook.ReasonInternalError:
+	case webhook.ReasonRateLimited, webhook.ReasonGone, webhook.ReasonProxy, webhook.ReasonInternalError:
 		return breakerNothing
 	}
 	return breakerBad
@@ -160,8 +160,11 @@ func judgeGate(
 		return nil, false // the answer belongs to the gate that is closed
 	}
 	cause := postgres.GateReceiver
-	if opened || known && gate.Cause == postgres.GateBreaker {
+	switch {
+	case opened, known && gate.Cause == postgres.GateBreaker:
 		cause = postgres.GateBreaker
+	case reason == webhook.ReasonProxy:
+		cause = postgres.GateProxy
 	}
 	return &postgres.GateChange{Cause: cause, At: ended, Until: until, StartedAt: started}, true
 }

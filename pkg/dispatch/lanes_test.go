@@ -449,6 +449,7 @@ func TestJudgeGate(t *testing.T) {
 		"AProbeThatIsAskedForRestWaitsAsTheReceiverSays":     {postgres.GateBreaker, webhook.ReasonRateLimited, rest, false, after, "breaker 30s"},
 		"AnAnswerThatWasUnderWayBelongsToTheGate":            {postgres.GateReceiver, webhook.ReasonUnavailable, courier.MinGate - 7*time.Second, false, before, "nothing"},
 		"AnAnswerThatWasUnderWayCanMakeTheGateLonger":        {postgres.GateReceiver, webhook.ReasonRateLimited, rest, false, before, "receiver 30s"},
+		"OurProxyIsNamedAsTheCauseOfItsOwnFailure":           {"", webhook.ReasonProxy, rest, false, after, "proxy 30s"},
 		"AFailureOfOursIsNoFailedProbe":                      {postgres.GateBreaker, webhook.ReasonInternalError, 0, false, after, "nothing"},
 		"ASuccessOfSomebodyWhoHadNotHeardDoesNotOpenAGate":   {postgres.GateBreaker, webhook.ReasonDelivered, 0, false, closedAt.Add(postgres.GateHeard), "nothing"},
 		"AFailureOfSomebodyWhoHadNotHeardIsNoFailedProbe":    {postgres.GateBreaker, webhook.ReasonServerError, 0, false, closedAt.Add(postgres.GateHeard), "nothing"},

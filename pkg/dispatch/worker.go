@@ -151,14 +151,14 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 
 // report tells River what the recorded attempt means for the job.
 func (w *worker) report(ctx context.Context, j *river.Job[job.Delivery], a *webhook.Attempt, decision courier.Decision, retryAt time.Time) error {
-	switch {
-	case decision.Status == webhook.StatusDelivered:
+	if decision.Status == webhook.StatusDelivered {
 		return nil
-	case decision.Status.Terminal():
-		return w.discard(j, a.Reason)
 	}
 	if err := river.MetadataSet(ctx, fairqueue.MetadataRequests, a.Number); err != nil {
 		return err // the worker was not called by River: a programming error
+	}
+	if decision.Status.Terminal() {
+		return w.discard(j, a.Reason)
 	}
 	if !decision.CountsStep {
 		return river.JobSnooze(decision.Wait)

@@ -9,6 +9,11 @@
 // environment are never used, and headers, idle connections and the time of
 // each phase of connecting are bounded.
 //
+// With a Proxy of the operator's, all of it holds too: names are resolved and
+// judged here as before, and the proxy is asked for the address that was judged,
+// never for the name. If any of a name's addresses is refused, the request is.
+// The proxy's own address is exempt, as the proxy alone.
+//
 // It leaves to callers the deadline of a whole request, and how much of a body
 // they read.
 package egress
@@ -77,8 +82,11 @@ type Config struct {
 	// DefaultMaxResponseHeaderBytes.
 	MaxResponseHeaderBytes int64
 
-	// RootCAs are the authorities that receivers' certificates must chain to. Nil
-	// means the system's.
+	// Proxy is what all connections go out through. Nil: directly.
+	Proxy *Proxy
+
+	// RootCAs are the authorities that receivers' certificates must chain to, and
+	// that of an https proxy. Nil means the system's.
 	RootCAs *x509.CertPool
 	// Resolver looks host names up. Nil means the system's.
 	Resolver *net.Resolver
@@ -135,12 +143,23 @@ func (g *Guard) newTransport(cfg Config) *http.Transport {
 			return g.checkDial(network, address)
 		},
 	}
+	dial := dialer.DialContext
+	if cfg.Proxy != nil {
+		dial = (&tunnel{
+			proxy:    cfg.Proxy,
+			dialer:   net.Dialer{Resolver: cfg.Resolver},
+			tls:      &tls.Config{ServerName: cfg.Proxy.host, MinVersion: tls.VersionTLS12, RootCAs: cfg.RootCAs},
+			resolver: cfg.Resolver,
+			timeout:  dialer.Timeout,
+			admits:   g.admits,
+		}).DialContext
+	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	return &http.Transport{
-		Proxy:               nil, // a proxy would connect to addresses that nobody judged
-		DialContext:         dialer.DialContext,
+		Proxy:               nil, // would hand a proxy names, which it resolves itself
+		DialContext:         dial,
 		TLSHandshakeTimeout: or(cfg.TLSTimeout, DefaultTLSTimeout),
 		TLSClientConfig: &tls.Config{
 			MinVersion:         tls.VersionTLS12,

@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -111,6 +112,117 @@ func TestANameThatIsReboundAfterTheCheckIsBlocked(t *testing.T) {
 	}
 	if got := count.Load(); got != 1 {
 		t.Errorf("the receiver got %d requests, want 1", got)
+	}
+}
+
+// A dial that tries one address after another, or two at once (RFC 8305), tries
+// none that nobody judged.
+func TestEveryAddressThatADialTriesIsJudged(t *testing.T) {
+	t.Parallel()
+	refused, count := counting(t) // on 127.0.0.1 and, by the relay, on ::1
+	accepted := make(chan struct{}, 100)
+	six, err := net.Listen("tcp6", "[::1]:"+port(t, refused))
+	if err != nil {
+		t.Skip("no IPv6 here: ", err)
+	}
+	t.Cleanup(func() { _ = six.Close() })
+	go func() {
+		for {
+			conn, err := six.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.Close()
+			accepted <- struct{}{}
+		}
+	}()
+	cfg := egress.Config{
+		AllowPrivate: prefixes("127.0.0.2/32"), // where nobody listens
+		Resolver: dnstest.Resolver(func(string) []netip.Addr {
+			return []netip.Addr{
+				netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1"),
+			}
+		}),
+	}
+	if status, _, err := post(t, newGuard(t, cfg).Client(), "http://receiver.example:"+port(t, refused)+"/", "x"); err == nil {
+		t.Errorf("got %d from an address that is refused", status)
+	}
+	if n := int(count.Load()) + len(accepted); n != 0 {
+		t.Errorf("refused addresses were connected to %d times", n)
+	}
+}
+
+func TestANameIsResolvedOnceForEachConnection(t *testing.T) {
+	t.Parallel()
+	server, count := counting(t)
+	server.Config.SetKeepAlivesEnabled(false)
+	var questions atomic.Int64
+	cfg := egress.Config{
+		AllowPrivate: prefixes("127.0.0.1/32"),
+		Resolver: dnstest.Resolver(func(string) []netip.Addr {
+			if questions.Add(1)%4 > 2 { // each second look-up, of which each asks once for a family
+				return []netip.Addr{netip.MustParseAddr("127.0.0.9")}
+			}
+			return []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+		}),
+	}
+	if status, _, err := post(t, newGuard(t, cfg).Client(), "http://receiver.example:"+port(t, server)+"/", "x"); status != http.StatusOK {
+		t.Fatalf("%d, %v", status, err)
+	}
+	if questions.Load() != 2 || count.Load() != 1 {
+		t.Errorf("%d questions for %d requests: what was judged and what was dialled may differ", questions.Load(), count.Load())
+	}
+}
+
+func TestConnectionsKeptToAHostAreBounded(t *testing.T) {
+	t.Parallel()
+	const together, kept = 12, 3
+	all := make(chan struct{})
+	var here atomic.Int64
+	open := map[net.Conn]bool{}
+	var mu sync.Mutex
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if here.Add(1) == together {
+			close(all)
+		}
+		<-all
+	}))
+	server.Config.ConnState = func(conn net.Conn, state http.ConnState) {
+		mu.Lock()
+		defer mu.Unlock()
+		if state == http.StateClosed {
+			delete(open, conn)
+		} else {
+			open[conn] = true
+		}
+	}
+	server.Start()
+	t.Cleanup(server.Close)
+	cfg := loopback
+	cfg.MaxIdleConnsPerHost = kept
+	client := newGuard(t, cfg).Client()
+	var group sync.WaitGroup
+	for range together {
+		group.Go(func() {
+			if status, _, err := post(t, client, server.URL, "x"); status != http.StatusOK {
+				t.Errorf("%d, %v", status, err)
+			}
+		})
+	}
+	group.Wait()
+	deadline := time.After(10 * time.Second)
+	for {
+		mu.Lock()
+		n := len(open)
+		mu.Unlock()
+		if n == kept {
+			return
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("%d connections stay open after %d requests at once, want %d", n, together, kept)
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
 }
 

@@ -100,10 +100,10 @@ func judge(o orphan) verdict {
 }
 
 // usesStep reports whether a recorded attempt used a step of the retry schedule.
-// The two answers that only ask for patience, or close the gate for good, do
-// not.
+// The answers that only ask for patience, or close the gate for good, do not,
+// nor does a failure of our own proxy.
 func (r *recorded) usesStep() bool {
-	return r.reason != webhook.ReasonRateLimited && r.reason != webhook.ReasonGone
+	return r.reason != webhook.ReasonRateLimited && r.reason != webhook.ReasonGone && r.reason != webhook.ReasonProxy
 }
 
 // GiveBackDead returns the running deliveries of instances that have not been

@@ -64,6 +64,8 @@ var rules = map[string]rule{
 	"GET /v1/events/:id":          {scope: webhook.ScopeRead},
 	"GET /v1/events/:id/attempts": {scope: webhook.ScopeRead},
 
+	"GET /v1/deliveries": {scope: webhook.ScopeRead},
+
 	"GET /v1/webhooks":     {scope: webhook.ScopeRead},
 	"GET /v1/webhooks/:id": {scope: webhook.ScopeRead},
 

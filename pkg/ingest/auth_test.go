@@ -144,6 +144,7 @@ var foreign = map[string]struct {
 	"POST /v1/webhooks/:id/events": {`x`, http.StatusNotFound},
 	"GET /v1/events/:id":           {``, http.StatusNotFound},
 	"GET /v1/events/:id/attempts":  {``, http.StatusNotFound},
+	"GET /v1/deliveries":           {``, http.StatusOK}, // looked into below
 	"POST /v1/webhooks":            {`{"tenant":"acme","url":"http://127.0.0.1/"}`, http.StatusForbidden},
 	"GET /v1/webhooks":             {``, http.StatusOK}, // looked into below
 	"GET /v1/webhooks/:id":         {``, http.StatusNotFound},
@@ -216,7 +217,7 @@ func TestTenancy(t *testing.T) {
 		if len(batch.Results) != 2 || batch.Results[0].Status != http.StatusForbidden || batch.Results[1].Status != http.StatusNotFound {
 			t.Errorf("a batch gets %+v", batch)
 		}
-		for _, list := range []string{"/v1/webhooks", "/v1/webhooks?tenant=acme", "/v1/keys?tenant=acme"} {
+		for _, list := range []string{"/v1/webhooks", "/v1/webhooks?tenant=acme", "/v1/keys?tenant=acme", "/v1/deliveries?tenant=acme"} {
 			if a := b.request(t, "GET", list, "", key.with()...); !strings.HasPrefix(string(a.body), `{"data":[],`) {
 				t.Errorf("%s shows %s", list, a.body)
 			}

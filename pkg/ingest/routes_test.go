@@ -46,6 +46,7 @@ var routes = []struct {
 	{method: "POST", path: "/v1/webhooks/$/events?type=a", body: `x`, raw: true, other: "GET", allow: "OPTIONS, POST"},
 	{method: "GET", path: "/v1/events/$", other: "DELETE", allow: "OPTIONS, GET"},
 	{method: "GET", path: "/v1/events/$/attempts", other: "POST", allow: "OPTIONS, GET"},
+	{method: "GET", path: "/v1/deliveries", other: "POST", allow: "OPTIONS, GET"},
 	{method: "POST", path: "/v1/webhooks", body: `{"tenant":"acme","url":"http://127.0.0.1/"}`, other: "PUT", allow: "OPTIONS, GET, POST"},
 	{method: "GET", path: "/v1/webhooks", other: "DELETE", allow: "OPTIONS, GET, POST"},
 	{method: "GET", path: "/v1/webhooks/$", other: "PUT", allow: "OPTIONS, DELETE, GET, PATCH"},

@@ -17,6 +17,7 @@ type GateCause string
 const (
 	GateReceiver GateCause = "receiver" // it asked for time, or its gateway did
 	GateBreaker  GateCause = "breaker"  // too many of its deliveries failed
+	GateProxy    GateCause = "proxy"    // the operator's own proxy failed
 )
 
 // WebhookLimit is what the fetch must know of a webhook.

@@ -29,6 +29,9 @@ func (s Status) Terminal() bool {
 	return false
 }
 
+// EndedStatuses are the statuses of deliveries that ended without success.
+func EndedStatuses() []Status { return []Status{StatusExhausted, StatusCancelled, StatusDropped} }
+
 // Reason is how an attempt ended: the same word in the attempts table, in logs
 // and as a metric label. The set is closed for writers; readers accept words
 // they do not know, since a newer version may have written them.
@@ -57,6 +60,7 @@ const (
 	ReasonTooLarge      Reason = "too_large"      // headers or body over the limit
 	ReasonBlocked       Reason = "blocked"        // the address is private or otherwise refused
 	ReasonBadURL        Reason = "bad_url"        // the URL breaks today's rules
+	ReasonProxy         Reason = "proxy"          // the operator's outbound proxy failed
 	ReasonInternalError Reason = "internal_error" // ours: the request could not be made
 
 	ReasonWebhookDeleted Reason = "webhook_deleted" // the webhook is gone
@@ -74,7 +78,7 @@ func Reasons() []Reason {
 		ReasonDelivered, ReasonRedirect, ReasonGone, ReasonRateLimited, ReasonClientError,
 		ReasonBadGateway, ReasonUnavailable, ReasonGatewayTimeout, ReasonServerError,
 		ReasonDNS, ReasonConnect, ReasonTLS, ReasonTimeout, ReasonSlowBody, ReasonReset,
-		ReasonBadResponse, ReasonTooLarge, ReasonBlocked, ReasonBadURL, ReasonInternalError,
+		ReasonBadResponse, ReasonTooLarge, ReasonBlocked, ReasonBadURL, ReasonProxy, ReasonInternalError,
 		ReasonWebhookDeleted, ReasonCancelled, ReasonExpired, ReasonCrashed, ReasonEventMissing,
 		ReasonAcceptLimited, ReasonBacklogFull,
 	}
@@ -88,6 +92,24 @@ type Delivery struct {
 	LastStatusCode *int       `json:"last_status_code"`
 	Reason         *Reason    `json:"reason"` // of the last attempt
 	NextAttemptAt  *time.Time `json:"next_attempt_at"`
+}
+
+// EndedDelivery is the end of a delivery that did not succeed, as the list of
+// them shows it.
+type EndedDelivery struct {
+	EventID   ID      `json:"event_id"`
+	WebhookID ID      `json:"webhook_id"`
+	Tenant    string  `json:"tenant"`
+	Type      *string `json:"type"` // of the event; nil where its row is gone
+	Status    Status  `json:"status"`
+	Reason    Reason  `json:"reason"`
+	Attempts  int     `json:"attempts"` // requests made
+	// LastStatusCode is what the receiver answered last, if the delivery ended with
+	// an attempt that got an answer.
+	LastStatusCode *int      `json:"last_status_code"`
+	EndedAt        time.Time `json:"ended_at"` // to the millisecond
+	Detail         *string   `json:"detail"`
+	AttemptID      ID        `json:"-"` // the attempt that ended it: its place in the list
 }
 
 // Timings is where an attempt's time went, each in whole microseconds, and nil

@@ -5,6 +5,8 @@
 -- Locks: ACCESS EXCLUSIVE on webhooks and on instances for an instant; the defaults
 -- are constants, so no row is rewritten. SHARE ROW EXCLUSIVE on webhooks for the
 -- triggers. No foreign keys: what is written per delivery must not lock webhooks.
+-- SHARE on attempts while its indexes are built: they are small, but it is read to
+-- its end, and attempts wait to be recorded meanwhile.
 
 ALTER TABLE fairhook.webhooks
     ADD COLUMN rate_per_second double precision,                -- NULL: no limit
@@ -16,7 +18,7 @@ ALTER TABLE fairhook.webhooks
 -- has opened, so that the next one can be longer.
 CREATE TABLE fairhook.lane_gates (
     webhook_id  uuid        PRIMARY KEY,
-    cause       text        NOT NULL CHECK (cause IN ('receiver', 'breaker')),
+    cause       text        NOT NULL CHECK (cause IN ('receiver', 'breaker', 'proxy')),
     until       timestamptz NOT NULL,               -- when it opens; the breaker's: when one delivery may probe
     in_a_row    integer     NOT NULL DEFAULT 1,     -- gates since the last success
     closed_at   timestamptz NOT NULL,               -- when the last of them began
@@ -31,7 +33,7 @@ CREATE TABLE fairhook.lane_events (
     webhook_id uuid        NOT NULL,
     at         timestamptz NOT NULL DEFAULT clock_timestamp(),
     event      text        NOT NULL, -- closed, opened, probing
-    cause      text        NOT NULL, -- receiver, breaker, paused, disabled
+    cause      text        NOT NULL, -- receiver, breaker, proxy, paused, disabled
     until      timestamptz,          -- of a gate that opens by itself
     detail     text
 );
@@ -146,7 +148,22 @@ END $$;
 CREATE TRIGGER webhooks_deleted AFTER DELETE ON fairhook.webhooks
     FOR EACH ROW EXECUTE FUNCTION fairhook.webhooks_deleted();
 
+-- Deliveries that ended without success, newest first: of all, of a tenant, of a
+-- webhook. An id is the time of its row. Deliveries that succeeded, nearly all, are
+-- in none of these and cost nothing. The columns after id only save looking at rows
+-- that are not wanted.
+CREATE INDEX attempts_ended_idx ON fairhook.attempts (status, id, reason)
+    WHERE status IN ('exhausted', 'cancelled', 'dropped');
+CREATE INDEX attempts_ended_tenant_idx ON fairhook.attempts (tenant, status, id, reason)
+    WHERE status IN ('exhausted', 'cancelled', 'dropped');
+CREATE INDEX attempts_ended_webhook_idx ON fairhook.attempts (webhook_id, status, id, reason)
+    WHERE status IN ('exhausted', 'cancelled', 'dropped');
+
 ---- create above / drop below ----
+
+DROP INDEX fairhook.attempts_ended_webhook_idx;
+DROP INDEX fairhook.attempts_ended_tenant_idx;
+DROP INDEX fairhook.attempts_ended_idx;
 
 DROP TRIGGER webhooks_deleted ON fairhook.webhooks;
 DROP FUNCTION fairhook.webhooks_deleted();

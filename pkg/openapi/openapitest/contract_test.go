@@ -63,6 +63,10 @@ func TestCheckFindsNothingWrongWithWhatIsDocumented(t *testing.T) {
 		{method: "POST", path: "/v1/webhooks/" + id + "/events?type=a", body: "\xff", status: 202, answer: accepted},
 		{method: "GET", path: "/v1/webhooks?limit=3", status: 200, answer: `{"data":[` + hook + `],"next_cursor":"x"}`, header: `Link: </v1/webhooks?cursor=x>; rel="next"`},
 		{method: "POST", path: "/v1/webhooks", body: `{"tenant":"acme","url":"https://example.com"}`, status: 201, answer: hook[:len(hook)-1] + `,"secret":"whsec_x"}`},
+		{
+			method: "GET", path: "/v1/deliveries?status=dropped&after=2026-01-02T03:04:05%2B02:00", status: 200,
+			answer: `{"data":[{"event_id":"` + id + `","webhook_id":"` + id + `","tenant":"acme","type":null,"status":"dropped","reason":"backlog_full","attempts":0,"last_status_code":null,"ended_at":"2026-01-02T03:04:05.678Z","detail":null}],"next_cursor":null}`,
+		},
 		{method: "DELETE", path: "/v1/webhooks/" + id, status: 204, header: "-Content-Type"},
 		{method: "HEAD", path: "/livez", status: 200},
 		{method: "GET", path: "/v1/nowhere", status: 404, answer: missing},
