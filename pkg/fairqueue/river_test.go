@@ -227,7 +227,7 @@ func recordClaimed(t *testing.T, b *testBundle, event, hook webhook.ID, reason w
 	err := postgres.RecordAttempts(t.Context(), b.db, []webhook.Attempt{{
 		ID: b.newID(), EventID: event, WebhookID: hook, Tenant: "acme", Number: 1, Instance: "gone",
 		StartedAt: b.cfg.Clock.Now(), Reason: reason, Status: status,
-	}}, nil)
+	}}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

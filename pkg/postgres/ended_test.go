@@ -29,7 +29,7 @@ func end(t *testing.T, q postgres.Querier, at time.Time, change func(*webhook.At
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := postgres.RecordAttempts(t.Context(), q, []webhook.Attempt{a}, nil); err != nil {
+	if err := postgres.RecordAttempts(t.Context(), q, []webhook.Attempt{a}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	return a
