@@ -267,8 +267,6 @@ type bench struct {
 	sink *sink
 	// webhooks are those that events are sent to.
 	webhooks []webhook.ID
-	// begun is whether a part has run already.
-	begun bool
 }
 
 // benchPart is one part of a run.
@@ -366,7 +364,6 @@ func (b *bench) runParts(ctx context.Context, report *benchReport) error {
 		if err := part.run(b, ctx, report); err != nil {
 			return fmt.Errorf("%s: %w", part.name, err)
 		}
-		b.begun = true
 	}
 	return nil
 }

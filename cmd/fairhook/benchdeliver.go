@@ -78,10 +78,16 @@ func settle(acks []ack, arrivals []arrival) (account, error) {
 // deliver measures how many events are accepted and delivered a second, for each
 // number of webhooks.
 func (b *bench) deliver(ctx context.Context, report *benchReport) error {
-	if b.begun { // what was done before is counted before
-		if err := pause(ctx, b.cfg.CountersDelay); err != nil {
-			return err
-		}
+	// All about the webhooks into memory. What that costs, and what was done before,
+	// is counted before.
+	if err := b.emptyTables(ctx); err != nil {
+		return err
+	}
+	if _, err := b.warm(ctx, b.newLoad(b.cfg.DeliverConnections), b.webhooks[:slices.Max(b.cfg.webhooks)]); err != nil {
+		return err
+	}
+	if err := pause(ctx, b.cfg.CountersDelay); err != nil {
+		return err
 	}
 	river := func() (float64, error) {
 		// So that nothing is vacuumed meanwhile.
