@@ -110,7 +110,7 @@ func TestLaneHealthRows(t *testing.T) {
 	for n := range 8 {
 		dispatchers.Go(func() {
 			for range 10 {
-				counts := []postgres.LaneHealth{{ids[n%3], 1, 2}, {ids[(n+1)%3], 1, 2}, {ids[(n+2)%3], 1, 2}}
+				counts := []postgres.LaneHealth{{WebhookID: ids[n%3], Delivered: 1, Failed: 2}, {WebhookID: ids[(n+1)%3], Delivered: 1, Failed: 2}, {WebhookID: ids[(n+2)%3], Delivered: 1, Failed: 2}}
 				if err := postgres.AddLaneHealth(t.Context(), db, counts); err != nil {
 					t.Error(err)
 				}
