@@ -142,7 +142,7 @@ func judgeGate(
 ) (change *postgres.GateChange, closed bool) {
 	after := known && gate.Follows(started)
 	probe := after && gate.Cause == postgres.GateBreaker
-	if reason == webhook.ReasonDelivered {
+	if reason == webhook.ReasonDelivered && !opened {
 		if !after {
 			return nil, false
 		}

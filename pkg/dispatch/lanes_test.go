@@ -441,6 +441,7 @@ func TestJudgeGate(t *testing.T) {
 		"AFailureWithoutAGateDoesNothing":                    {"", webhook.ReasonServerError, 0, false, after, "nothing"},
 		"AReceiverThatAsksForRestGetsIt":                     {"", webhook.ReasonRateLimited, rest, false, after, "receiver 30s"},
 		"ABreakerThatOpensClosesTheGate":                     {"", webhook.ReasonTimeout, 0, true, after, "breaker 5s"},
+		"ASuccessCanBeWhatMakesTheAttemptsEnoughToOpen":      {"", webhook.ReasonDelivered, 0, true, after, "breaker 5s"},
 		"ABreakerThatOpensKeepsALongerRest":                  {"", webhook.ReasonBadGateway, rest, true, after, "breaker 30s"},
 		"ASuccessAfterAReceiversGateEndsTheRow":              {postgres.GateReceiver, webhook.ReasonDelivered, 0, false, after, "open"},
 		"ASuccessThatWasUnderWayDoesNotOpenAGate":            {postgres.GateBreaker, webhook.ReasonDelivered, 0, false, before, "nothing"},

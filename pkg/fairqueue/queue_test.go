@@ -406,6 +406,23 @@ func TestFetch(t *testing.T) {
 	})
 }
 
+// TestTheFetchUsesTheLaneIndexAfterAVacuumOfTheEmptyTable plans the fetch when the
+// planner has been told that the table is small.
+func TestTheFetchUsesTheLaneIndexAfterAVacuumOfTheEmptyTable(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	if _, err := b.db.Exec(t.Context(), `VACUUM ANALYZE fairhook.river_job`); err != nil {
+		t.Fatal(err)
+	}
+	lane := []string{Lane(b.newID())}
+	for _, mode := range []string{"force_generic_plan", "force_custom_plan"} {
+		plan := explain(t, b.pool, mode, fetchSQL, lane, []int32{5}, "c", 100, []string{"delivery"}, lane, []int32{5}, []time.Time{time.Now()})
+		if contains(plan, "river_job_kind") || contains(plan, "Sort") || contains(plan, "Seq Scan on river_job") {
+			t.Errorf("with %s:\n%s", mode, plan)
+		}
+	}
+}
+
 func TestCompletion(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

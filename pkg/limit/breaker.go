@@ -70,9 +70,10 @@ func (b *Breakers) Record(id webhook.ID, ok bool, dispatchers int) (opened bool)
 	}
 	if ok {
 		one.RecordSuccess()
-		return false
+	} else {
+		one.RecordFailure()
 	}
-	one.RecordFailure()
+	// A success can open it too: it may be the last of the attempts that there must be.
 	if !one.IsOpen() {
 		return false
 	}

@@ -100,7 +100,11 @@ BEGIN
         END IF;
         PERFORM pg_notify('fairhook.lanes', NEW.webhook_id::text);
     ELSE
-        INSERT INTO fairhook.lane_events (webhook_id, event, cause) VALUES (OLD.webhook_id, 'opened', OLD.cause);
+        -- The breaker's gate opens with the success that deletes its row, any other when
+        -- its time is over.
+        INSERT INTO fairhook.lane_events (webhook_id, at, event, cause)
+        VALUES (OLD.webhook_id, CASE OLD.cause WHEN 'breaker' THEN clock_timestamp() ELSE least(OLD.until, clock_timestamp()) END,
+                'opened', OLD.cause);
         PERFORM pg_notify('fairhook.lanes', OLD.webhook_id::text);
     END IF;
     RETURN NULL;
