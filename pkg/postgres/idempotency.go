@@ -10,11 +10,12 @@ import (
 const expireBatch = 5000
 
 // ExpireIdempotencyKeys removes the keys that are older than 24 hours and
-// returns how many. It works in small statements of their own.
-func ExpireIdempotencyKeys(ctx context.Context, q Querier) (int64, error) {
+// returns how many. It works in small transactions. Several may call it at once: one
+// does the work.
+func ExpireIdempotencyKeys(ctx context.Context, db Beginner) (int64, error) {
 	var removed int64
 	for {
-		tag, err := q.Exec(ctx, `
+		n, err := removeBatch(ctx, db, "idempotency_expiry", `
 			DELETE FROM fairhook.idempotency_keys
 			WHERE ctid = ANY (ARRAY(
 				SELECT ctid FROM fairhook.idempotency_keys
@@ -23,8 +24,8 @@ func ExpireIdempotencyKeys(ctx context.Context, q Querier) (int64, error) {
 		if err != nil {
 			return removed, fmt.Errorf("expire idempotency keys: %w", err)
 		}
-		removed += tag.RowsAffected()
-		if tag.RowsAffected() < expireBatch {
+		removed += n
+		if n < expireBatch {
 			return removed, nil
 		}
 	}
