@@ -19,6 +19,7 @@ import (
 	"github.com/fairhook/fairhook/pkg/daemon"
 	"github.com/fairhook/fairhook/pkg/egress"
 	"github.com/fairhook/fairhook/pkg/fairqueue"
+	"github.com/fairhook/fairhook/pkg/heartbeat"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/seal"
 	"github.com/fairhook/fairhook/pkg/webhook"
@@ -44,7 +45,16 @@ const (
 	partitionsAhead    = 14
 	partitionsInterval = time.Hour
 	keysInterval       = 10 * time.Minute
+	retentionInterval  = 10 * time.Minute
+	sweepInterval      = 10 * time.Minute
+	vacuumInterval     = 5 * time.Second
 	dutyTimeout        = time.Minute
+
+	// joinTimeout is how long a dispatcher that starts waits for the others to make
+	// room for it. It is what a start costs that follows a crash, since the dead one
+	// is waited for too.
+	joinTimeout = 5 * time.Second
+	joinPoll    = 50 * time.Millisecond
 
 	// The fetch: at most one per cooldown, and one per poll interval when nobody
 	// says that there is something. A poll of an empty ring costs no statement; a
@@ -66,9 +76,15 @@ type Config struct {
 	// Workers is how many requests may be in flight at once, at most MaxWorkers.
 	// Default: DefaultWorkers.
 	Workers int
+	// Capacity is how many deliveries it can take at once now, for others to see. It
+	// must not block. Default: Workers.
+	Capacity func() int
 	// Drain is how long running requests may go on once the process is told to
 	// stop. Default: DefaultDrain.
 	Drain time.Duration
+	// Retention is how long events and attempts are kept, by the leader: at least
+	// MinRetention, or 0 for ever.
+	Retention time.Duration
 	// Guard is what requests go out through.
 	Guard *egress.Guard
 	// Box opens the webhooks' secrets.
@@ -87,7 +103,9 @@ type Dispatcher struct {
 	client    *river.Client[pgx.Tx]
 	loader    *batcher[webhook.ID, loaded]
 	recorder  *batcher[record, error]
-	heartbeat *heartbeat
+	heartbeat *heartbeat.Heartbeat
+	retention *retention
+	vacuum    *fairqueue.Vacuum
 	working   atomic.Bool // the River client has started and not been told to stop
 }
 
@@ -96,6 +114,9 @@ type Dispatcher struct {
 func New(ctx context.Context, cfg Config) (*Dispatcher, error) {
 	if cfg.Workers == 0 {
 		cfg.Workers = DefaultWorkers
+	}
+	if cfg.Capacity == nil {
+		cfg.Capacity = func() int { return cfg.Workers }
 	}
 	if cfg.Drain == 0 {
 		cfg.Drain = DefaultDrain
@@ -127,6 +148,19 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 	if _, err := postgres.EnsurePartitions(ctx, d.pool, 1); err != nil {
 		return err
 	}
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("read the host name: %w", err)
+	}
+	d.heartbeat = heartbeat.New(heartbeat.Config{
+		DB: d.pool, Instance: d.cfg.Instance, Role: webhook.RoleDispatcher, Version: d.cfg.Version, Host: host,
+		Load: func() (capacity, inFlight int) { return d.cfg.Capacity(), d.queue.Held() },
+		OnBeat: func(alive int) {
+			m.dispatchers.Set(float64(alive))
+			d.queue.Share(alive)
+		},
+		Logger: d.cfg.Logger, Registerer: d.cfg.Registerer,
+	})
 	d.queue, err = fairqueue.New(ctx, fairqueue.Config{
 		// Direct too: its connections keep settings of their own, which a pooler in
 		// transaction mode would hand to everybody else.
@@ -137,6 +171,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 			return limits(ctx, d.pool, ids)
 		},
 		Clock:      d.clock,
+		Fresh:      d.heartbeat.Fresh,
 		Duties:     d.duties(),
 		Logger:     d.cfg.Logger,
 		Registerer: d.cfg.Registerer,
@@ -144,6 +179,8 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 	if err != nil {
 		return err
 	}
+	d.retention = newRetention(d.pool, d.queue, d.cfg.Retention, d.cfg.Logger, d.cfg.Registerer)
+	d.vacuum = fairqueue.NewVacuum(d.pool, d.cfg.Logger, d.cfg.Registerer)
 	listen, err := pgx.ParseConfig(d.cfg.ListenURL)
 	if err != nil {
 		return fmt.Errorf("parse the listen database URL: %w", err)
@@ -159,14 +196,6 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 	d.catalog.OnReset(d.queue.Reset)
 	d.loader = newLoader(d.pool)
 	d.recorder = newRecorder(d.pool, d.cfg.Logger, m)
-	host, err := os.Hostname()
-	if err != nil {
-		return fmt.Errorf("read the host name: %w", err)
-	}
-	d.heartbeat = &heartbeat{
-		db: d.pool, queue: d.queue, logger: d.cfg.Logger, metrics: m,
-		instance: d.cfg.Instance, version: d.cfg.Version, host: host, known: make(chan struct{}),
-	}
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &worker{
 		instance:  d.cfg.Instance,
@@ -175,6 +204,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		loader:    d.loader,
 		recorder:  d.recorder,
 		queue:     d.queue,
+		fresh:     d.heartbeat.Fresh,
 		client:    d.cfg.Guard.Client(),
 		clock:     d.clock,
 		logger:    d.cfg.Logger,
@@ -231,6 +261,23 @@ func (d *Dispatcher) duties() []fairqueue.Duty {
 				return err
 			},
 		},
+		{
+			Name: "retention", Interval: retentionInterval, Timeout: dutyTimeout,
+			Run:  func(ctx context.Context) error { return d.retention.Run(ctx) },
+			Lost: func() { d.retention.Lost() },
+		},
+		{
+			Name: "sweep", Interval: sweepInterval, Timeout: dutyTimeout,
+			Run: func(ctx context.Context) error {
+				_, err := postgres.Sweep(ctx, d.pool, d.cfg.Retention)
+				return err
+			},
+		},
+		{
+			Name: "vacuum", Interval: vacuumInterval, Timeout: dutyTimeout,
+			Run:  func(ctx context.Context) error { return d.vacuum.Run(ctx) },
+			Lost: func() { d.vacuum.Lost() },
+		},
 	}
 }
 
@@ -250,6 +297,7 @@ func (d *Dispatcher) Add(stages *daemon.Stages) {
 	stages.Add("loader", d.loader.Run)
 	stages.Add("queue", d.queue.Run)
 	stages.Add("heartbeat", d.heartbeat.Run)
+	stages.Add("give back", d.giveBackDead)
 	stages.AddDrained("deliveries", d.work)
 }
 
@@ -274,12 +322,9 @@ func (d *Dispatcher) close() {
 // work runs the River client until ctx ends, and then lets what is running
 // finish: for cfg.Drain, and no longer than drain.
 func (d *Dispatcher) work(ctx, drain context.Context) error {
-	// Nothing is fetched before the others know of this instance, and it of them:
-	// they share the webhooks' caps.
-	select {
-	case <-ctx.Done():
+	d.join(ctx)
+	if ctx.Err() != nil {
 		return nil
-	case <-d.heartbeat.known:
 	}
 	if err := d.startRiver(ctx); err != nil || ctx.Err() != nil {
 		return err
@@ -287,6 +332,7 @@ func (d *Dispatcher) work(ctx, drain context.Context) error {
 	d.working.Store(true)
 	<-ctx.Done()
 	d.working.Store(false)
+	d.heartbeat.Drain()
 	// Stop waits for the running jobs, and after SoftStopTimeout cancels them:
 	// they return at once and go back to their lanes uncounted.
 	if err := d.client.Stop(drain); err != nil {
@@ -295,6 +341,36 @@ func (d *Dispatcher) work(ctx, drain context.Context) error {
 		return errors.Join(fmt.Errorf("finish running deliveries: %w", err), d.client.StopAndCancel(hard))
 	}
 	return nil
+}
+
+// join waits until this dispatcher may take its part of the webhooks' caps: all others
+// know of it, and what they fetched before they did has been worked. It waits without
+// an end for its own first beat, and no longer than joinTimeout for the others, one of
+// which may be dead, or have a request under way that takes longer.
+func (d *Dispatcher) join(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-d.heartbeat.Known():
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	known := d.heartbeat.AwaitPeers(ctx)
+	ticker := time.NewTicker(joinPoll)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		running, err := d.queue.RunningBefore(ctx, known)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			d.cfg.Logger.DebugContext(ctx, "could not look at what others are working", "error", err)
+		case err == nil && !running:
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
 }
 
 // startRiver starts the client, and tries again while the database is away.

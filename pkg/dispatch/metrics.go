@@ -13,7 +13,6 @@ type metrics struct {
 	recordDuration  prometheus.Histogram
 	recordBatch     prometheus.Histogram
 	recordErrors    prometheus.Counter
-	heartbeatErrors prometheus.Counter
 	dispatchers     prometheus.Gauge
 }
 
@@ -47,17 +46,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "fairhook_attempt_record_errors_total",
 			Help: "Commits of attempts that failed; each is tried again.",
 		}),
-		heartbeatErrors: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "fairhook_heartbeat_errors_total",
-			Help: "Heartbeats that could not be written.",
-		}),
 		dispatchers: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "fairhook_dispatchers_alive",
 			Help: "Dispatchers that this one has heard of lately, itself included.",
 		}),
 	}
 	reg.MustRegister(m.attempts, m.attemptDuration, m.endToEnd, m.recordDuration, m.recordBatch, m.recordErrors,
-		m.heartbeatErrors, m.dispatchers)
+		m.dispatchers)
 	return m
 }
 
