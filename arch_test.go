@@ -30,7 +30,7 @@ var layers = [][]string{
 	{"pkg/egress"},
 	{"pkg/courier"},
 	{"pkg/fairqueue"},
-	{"pkg/catalog"},
+	{"pkg/catalog", "pkg/heartbeat"},
 	{"pkg/limit"},
 	{"pkg/intake"},
 	{"pkg/api"},

@@ -29,6 +29,44 @@ BEGIN
     RETURN NULL;
 END $function$;
 
+CREATE OR REPLACE FUNCTION fairhook.drop_expired_partition(retention interval)
+ RETURNS date
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET lock_timeout TO '200ms'
+ SET "TimeZone" TO 'UTC'
+ SET enable_seqscan TO 'off'
+AS $function$
+DECLARE
+    day date;
+BEGIN
+    IF retention IS NULL OR retention < interval '1 day' THEN
+        RAISE EXCEPTION 'drop_expired_partition: a retention of % is less than a day', retention;
+    END IF;
+    -- ensure_partitions changes the same tables.
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('fairhook.ensure_partitions', 0)) THEN
+        RETURN NULL;
+    END IF;
+    SELECT min(d) INTO day FROM fairhook.expired_partitions(retention) d;
+    IF day IS NULL THEN
+        RETURN NULL;
+    END IF;
+    IF EXISTS (
+        SELECT FROM fairhook.river_job
+        WHERE unique_key < uuid_send(fairhook.uuid_floor((day + 1)::timestamptz))
+          AND unique_key IS NOT NULL AND unique_states IS NOT NULL
+          AND fairhook.river_job_state_in_bitmask(unique_states, state)
+          AND CASE WHEN kind = 'delivery' THEN true ELSE false END -- by no index but the unique one
+    ) THEN
+        RAISE EXCEPTION 'drop_expired_partition: deliveries of % are alive', day USING ERRCODE = 'object_in_use';
+    END IF;
+    EXECUTE format('DROP TABLE IF EXISTS fairhook.%I, fairhook.%I',
+        'events_' || to_char(day, 'YYYYMMDD'), 'attempts_' || to_char(day, 'YYYYMMDD'));
+    RETURN day;
+END $function$;
+REVOKE ALL ON FUNCTION fairhook.drop_expired_partition(interval) FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION fairhook.ensure_partitions(first_day date, last_day date)
  RETURNS integer
  LANGUAGE plpgsql
@@ -73,6 +111,22 @@ BEGIN
     PERFORM pg_notify('fairhook.catalog', 'type ' || CASE TG_OP WHEN 'DELETE' THEN OLD.name ELSE NEW.name END);
     RETURN NULL;
 END $function$;
+
+CREATE OR REPLACE FUNCTION fairhook.expired_partitions(retention interval)
+ RETURNS SETOF date
+ LANGUAGE sql
+ STABLE STRICT
+ SET search_path TO 'pg_catalog'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+    SELECT DISTINCT day FROM (
+        SELECT CASE WHEN c.relname ~ '^(events|attempts)_[0-9]{8}$' THEN to_date(right(c.relname, 8), 'YYYYMMDD') END AS day
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent IN ('fairhook.events'::regclass, 'fairhook.attempts'::regclass)
+    ) AS partition
+    WHERE day + 1 <= (now() - retention)::timestamp
+    ORDER BY day
+$function$;
 
 CREATE OR REPLACE FUNCTION fairhook.grant_submit(role name, tenant text)
  RETURNS void
@@ -560,6 +614,7 @@ CREATE TABLE fairhook.attempts (
     instance text NOT NULL,
     response text,
     detail text,
+    uses_step boolean NOT NULL DEFAULT true,
     CONSTRAINT attempts_pkey PRIMARY KEY (event_id, id)
 ) PARTITION BY RANGE (event_id);
 CREATE INDEX attempts_ended_idx ON ONLY fairhook.attempts USING btree (status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));

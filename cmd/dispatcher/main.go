@@ -19,8 +19,8 @@ import (
 	"github.com/fairhook/fairhook/pkg/dispatch"
 	"github.com/fairhook/fairhook/pkg/egress"
 	"github.com/fairhook/fairhook/pkg/limit"
-	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/seal"
+	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
 func main() {
@@ -51,20 +51,25 @@ type config struct {
 	// DrainTimeout is how long running requests may go on after the first
 	// signal, and ShutdownTimeout how long stopping may take in all.
 	DrainTimeout, ShutdownTimeout time.Duration
+	// Retention is how long events and attempts are kept; 0: for ever.
+	Retention time.Duration
 
 	key   seal.Key
 	proxy *egress.Proxy // of EgressProxy
 }
 
 const about = `Works deliveries: fetches them fairly, sends them, records each attempt, and
-retries on each webhook's schedule. Any number of copies share one database; each
+retries on each webhook's schedule. One of them, the leader, also looks after
+the database: partitions, retention, vacuum. Any number of copies share one database; each
 needs at most ten connections to it.
 
 Serves /livez, /readyz and /metrics on --listen.
 
 SIGTERM lets running requests finish within --drain-timeout and gives the rest
-back uncounted; a second signal stops at once. Exit codes: 0 stopped in order,
-1 failed, 2 wrong configuration.`
+back uncounted; a second signal stops at once. While the database is away, what
+was sent cannot be recorded: it waits for the database until --shutdown-timeout,
+exits with 1, and those deliveries are sent again. Exit codes: 0 stopped in
+order, 1 failed, 2 wrong configuration.`
 
 func newCommand() *cobra.Command {
 	var cfg config
@@ -129,6 +134,13 @@ func (c *config) register(s *daemon.Settings) {
 		}
 		return nil
 	})
+	s.Duration(&c.Retention, "retention", dispatch.DefaultRetention, "how long events and attempts are kept, such as 30d or 36h, set alike for all dispatchers; deliveries that are alive then end as dropped; 0s: for ever")
+	s.Check("retention", func() error {
+		if c.Retention != 0 && (c.Retention < dispatch.MinRetention || c.Retention > dispatch.MaxRetention) {
+			return errors.New("must be 0s, for ever, or between 1d and 36500d")
+		}
+		return nil
+	})
 }
 
 func within(value, low, high int) error {
@@ -140,7 +152,7 @@ func within(value, low, high int) error {
 
 func run(ctx context.Context, cfg config) error {
 	instance := daemon.NewInstanceID()
-	logger, _ := cfg.NewLogger(os.Stdout, string(postgres.RoleDispatcher), instance)
+	logger, _ := cfg.NewLogger(os.Stdout, string(webhook.RoleDispatcher), instance)
 	registry := daemon.NewRegistry()
 
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -183,6 +195,7 @@ func run(ctx context.Context, cfg config) error {
 				Failures: float64(cfg.BreakerFailures) / 100, Attempts: cfg.BreakerAttempts, Window: cfg.BreakerWindow,
 			},
 			NoBreaker:  cfg.BreakerFailures == 0,
+			Retention:  cfg.Retention,
 			Guard:      guard,
 			Box:        seal.New(cfg.key),
 			Logger:     logger,

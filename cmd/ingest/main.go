@@ -24,6 +24,7 @@ import (
 	"github.com/fairhook/fairhook/pkg/catalog"
 	"github.com/fairhook/fairhook/pkg/daemon"
 	"github.com/fairhook/fairhook/pkg/egress"
+	"github.com/fairhook/fairhook/pkg/heartbeat"
 	"github.com/fairhook/fairhook/pkg/ingest"
 	"github.com/fairhook/fairhook/pkg/intake"
 	"github.com/fairhook/fairhook/pkg/limit"
@@ -183,7 +184,8 @@ func positive(d *time.Duration) func() error {
 }
 
 func run(ctx context.Context, cfg config, logs io.Writer) error {
-	logger, _ := cfg.NewLogger(logs, string(postgres.RoleIngest), daemon.NewInstanceID())
+	instance := daemon.NewInstanceID()
+	logger, _ := cfg.NewLogger(logs, string(webhook.RoleIngest), instance)
 	registry := daemon.NewRegistry()
 	cfg.Sizes = cfg.Sizes.derive()
 	if !cfg.BootstrapKey.IsSet() {
@@ -195,6 +197,10 @@ func run(ctx context.Context, cfg config, logs io.Writer) error {
 		return fmt.Errorf("listen for the API (--listen): %w", err)
 	}
 	defer listener.Close()
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("read the host name: %w", err)
+	}
 	guard, err := egress.New(egress.Config{AllowPrivate: cfg.AllowPrivate, RequireHTTPS: cfg.RequireHTTPS})
 	if err != nil {
 		return err
@@ -220,6 +226,16 @@ func run(ctx context.Context, cfg config, logs io.Writer) error {
 	// The rest waits for the database; probes are answered meanwhile, and
 	// everything else is told to come again.
 	var buffer atomic.Pointer[intake.Intake]
+	beat := heartbeat.New(heartbeat.Config{
+		DB: pool, Instance: instance, Role: webhook.RoleIngest, Version: daemon.Version(), Host: host,
+		Load: func() (capacity, inFlight int) {
+			if b := buffer.Load(); b != nil {
+				inFlight, _ = b.Depth()
+			}
+			return cfg.BufferEvents, inFlight
+		},
+		Logger: logger, Registerer: registry,
+	})
 	health := newHealth(pool, &buffer)
 	front := ingest.NewFront(health.Livez(), health.Readyz(), daemon.MetricsHandler(registry), cfg.RequestTimeout, logger)
 
@@ -232,13 +248,18 @@ func run(ctx context.Context, cfg config, logs io.Writer) error {
 			return err
 		}
 		return serve(ctx, cfg, parts{
-			pool: pool, commitPool: commitPool, listen: listen, guard: guard, health: health, front: front, buffer: &buffer,
+			pool: pool, commitPool: commitPool, listen: listen, guard: guard, health: health, front: front, buffer: &buffer, beat: beat,
 			address: listener.Addr().String(),
 			logger:  logger, registry: registry,
 		})
 	})
 	stages.AddDrained("http", daemon.Serve(front.HTTPServer(), listener))
 	stages.AddDrained("readiness", health.Withdraw(cfg.ShutdownDelay))
+	stages.Add("announcement", func(ctx context.Context) error {
+		<-ctx.Done()
+		beat.Drain()
+		return nil
+	})
 	return stages.Run(ctx)
 }
 
@@ -262,6 +283,7 @@ type parts struct {
 	front    *ingest.Front
 	address  string // of the listener
 	buffer   *atomic.Pointer[intake.Intake]
+	beat     *heartbeat.Heartbeat
 	logger   *slog.Logger
 	registry *prometheus.Registry
 }
@@ -329,6 +351,7 @@ func serve(ctx context.Context, cfg config, p parts) error {
 	stages.Add("catalog", cat.Run)
 	stages.Add("key use", keyUse.Run)
 	stages.Add("limits", limits.Run)
+	stages.Add("heartbeat", p.beat.Run)
 	stages.Add("intake", buffer.Run)
 	return stages.Run(ctx)
 }

@@ -1,5 +1,5 @@
 // Package api is the REST API's management and query routes: webhooks with their
-// secrets, event types, and what became of events. The routes that submit events, and all
+// secrets, event types, what became of events, and what runs. The routes that submit events, and all
 // that surrounds a route (keys, limits, problem documents), belong to package
 // ingest.
 //
@@ -91,6 +91,8 @@ func (a *API) Register(e *echo.Echo) {
 	e.GET("/v1/keys/:id", a.getKey)
 	e.DELETE("/v1/keys/:id", a.revokeKey)
 	e.POST("/v1/keys/:id/secrets", a.rotateKeySecret)
+
+	e.GET("/v1/instances", a.listInstances)
 }
 
 // withConn lends f a connection.

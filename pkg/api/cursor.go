@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"github.com/fairhook/fairhook/pkg/postgres"
@@ -19,6 +20,8 @@ const (
 	nameCursorKind    = 'n'
 	keyCursorKind     = 'k'
 	endedCursorKind   = 'd'
+
+	instanceCursorKind = 'i'
 )
 
 var errBadCursor = badQuery(parameterFault("cursor", "must be a next_cursor from an earlier page of this list"))
@@ -54,12 +57,45 @@ func decodeAttemptCursor(text string) (*postgres.AttemptPosition, error) {
 	if err != nil || len(raw) != 1+8+len(p.ID) || raw[0] != attemptCursorKind {
 		return nil, errBadCursor
 	}
-	p.StartedAt = time.UnixMicro(int64(binary.BigEndian.Uint64(raw[1:]))).UTC()
-	if year := p.StartedAt.Year(); year < 1 || year > 9999 {
-		return nil, errBadCursor // made up: Postgres might not even have that moment
+	if p.StartedAt, err = cursorTime(raw[1:]); err != nil {
+		return nil, err
 	}
 	copy(p.ID[:], raw[9:])
 	return p, nil
+}
+
+// cursorTime reads the microseconds that a cursor's first 8 bytes are.
+func cursorTime(raw []byte) (time.Time, error) {
+	moment := time.UnixMicro(int64(binary.BigEndian.Uint64(raw))).UTC()
+	if year := moment.Year(); year < 1 || year > 9999 {
+		return moment, errBadCursor // made up: Postgres might not even have that moment
+	}
+	return moment, nil
+}
+
+func encodeInstanceCursor(p postgres.InstancePosition) string {
+	raw := binary.BigEndian.AppendUint64([]byte{instanceCursorKind}, uint64(p.StartedAt.UnixMicro()))
+	return base64.RawURLEncoding.EncodeToString(append(raw, p.ID...))
+}
+
+func decodeInstanceCursor(text string) (*postgres.InstancePosition, error) {
+	if text == "" {
+		return nil, nil
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || len(raw) < 1+8 || raw[0] != instanceCursorKind || !isPlainText(raw[9:]) {
+		return nil, errBadCursor
+	}
+	p := &postgres.InstancePosition{ID: string(raw[9:])}
+	if p.StartedAt, err = cursorTime(raw[1:]); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// isPlainText reports whether raw is printable ASCII, as an instance's id is.
+func isPlainText(raw []byte) bool {
+	return !slices.ContainsFunc(raw, func(c byte) bool { return c < ' ' || c > '~' })
 }
 
 // encodeNameCursor is the cursor of a list in the order of event types' names.

@@ -23,7 +23,7 @@ type Scope string
 // The scopes of API keys.
 const (
 	ScopeSubmit Scope = "submit" // submit events
-	ScopeRead   Scope = "read"   // see webhooks, events and attempts
+	ScopeRead   Scope = "read"   // see webhooks, events, attempts and instances
 	ScopeManage Scope = "manage" // change webhooks and event types, see webhooks' secrets
 	ScopeAdmin  Scope = "admin"  // everything, API keys included
 )

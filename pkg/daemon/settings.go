@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -126,8 +127,8 @@ func (s *Settings) Bool(p *bool, name string, def bool, usage string) {
 	one.flag.NoOptDefVal = "true"
 }
 
-// Duration declares a time span, written as Go does: 300ms, 30s, 5m, 1h30m.
-// Negative ones are refused.
+// Duration declares a time span, written as Go does: 300ms, 30s, 5m, 1h30m. Days
+// may come first, of 24 hours each: 30d, 1d12h. Negative ones are refused.
 func (s *Settings) Duration(p *time.Duration, name string, def time.Duration, usage string) {
 	add(s, p, &setting{Setting: Setting{Flag: name, Type: "duration", Default: formatDuration(def), Usage: usage}}, def, parseDuration)
 }
@@ -337,20 +338,42 @@ func parseBool(text string) (bool, error) {
 	return false, errors.New("is neither true nor false")
 }
 
+const day = 24 * time.Hour
+
 func parseDuration(text string) (time.Duration, error) {
-	d, err := time.ParseDuration(strings.TrimSpace(text))
+	rest := strings.TrimSpace(text)
+	var days uint64
+	if before, after, found := strings.Cut(rest, "d"); found {
+		var err error
+		if days, err = strconv.ParseUint(before, 10, 64); err != nil || days > uint64(math.MaxInt64/day) {
+			return 0, errBadDuration
+		}
+		if rest = after; rest == "" {
+			rest = "0s"
+		}
+	}
+	d, err := time.ParseDuration(rest)
 	switch {
-	case err != nil:
-		return 0, errors.New("is not a duration: write it with a unit, like 500ms, 30s, 5m or 2h")
+	case err != nil || days > 0 && !isDigit(rest[0]):
+		return 0, errBadDuration
 	case d < 0:
 		return 0, errors.New("is negative: a duration must be 0s or more")
+	case d > math.MaxInt64-time.Duration(days)*day:
+		return 0, errBadDuration
 	}
-	return d, nil
+	return time.Duration(days)*day + d, nil
 }
 
+var errBadDuration = errors.New("is not a duration: write it with a unit, like 500ms, 30s, 5m, 2h or 30d")
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
 // formatDuration drops the zero units that time.Duration's String ends with:
-// 1h0m0s is 1h.
+// 1h0m0s is 1h. Whole days are days.
 func formatDuration(d time.Duration) string {
+	if d > 0 && d%day == 0 {
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
 	text := d.String()
 	if strings.HasSuffix(text, "m0s") {
 		text = strings.TrimSuffix(text, "0s")

@@ -148,7 +148,7 @@ func TestSettings(t *testing.T) {
 			{"--some-number", "FAIRHOOK_SOME_NUMBER", `"many", given as flag, is not a whole number: write it like 250, without separators or units`},
 			{"--some-big", "FAIRHOOK_SOME_BIG", `"99999999999999999999", set in the environment, is too large a number`},
 			{"--some-switch", "FAIRHOOK_SOME_SWITCH", `"maybe", given as flag, is neither true nor false`},
-			{"--some-wait", "FAIRHOOK_SOME_WAIT", `"25", given as flag, is not a duration: write it with a unit, like 500ms, 30s, 5m or 2h`},
+			{"--some-wait", "FAIRHOOK_SOME_WAIT", `"25", given as flag, is not a duration: write it with a unit, like 500ms, 30s, 5m, 2h or 30d`},
 			{"--some-networks", "FAIRHOOK_SOME_NETWORKS", `"10.0.0.1/8", set in the environment, contains "10.0.0.1/8", an address inside a network: write 10.0.0.0/8 for the network or 10.0.0.1 for the address`},
 			{"--some-secret", "FAIRHOOK_SOME_SECRET", `is required: give the flag or set the environment variable`},
 			{"--some-text", "FAIRHOOK_SOME_TEXT", `must rhyme`},
@@ -309,9 +309,23 @@ func TestDurationsReadBackAsTheyAreWritten(t *testing.T) {
 			t.Fatalf("%d became %q became %d (%v)", d, text, back, err)
 		}
 	})
-	for d, want := range map[time.Duration]string{0: "0s", time.Hour: "1h", 90 * time.Minute: "1h30m", 10 * time.Second: "10s", 70 * time.Second: "1m10s", time.Hour + 30*time.Second: "1h0m30s"} {
+	for d, want := range map[time.Duration]string{0: "0s", time.Hour: "1h", 30 * 24 * time.Hour: "30d", 36 * time.Hour: "36h", 90 * time.Minute: "1h30m", 10 * time.Second: "10s", 70 * time.Second: "1m10s", time.Hour + 30*time.Second: "1h0m30s"} {
 		if got := formatDuration(d); got != want {
 			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestDurationsMayBeginWithDays(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]time.Duration{"30d": 30 * 24 * time.Hour, "1d12h": 36 * time.Hour, " 0d ": 0, "0d5m": 5 * time.Minute} {
+		if got, err := parseDuration(text); got != want || err != nil {
+			t.Errorf("%q is %s, %v; want %s", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"d", "-1d", "1.5d", "1d-1h", "0d-1h", "1d1d", "1h1d", "1d 1h", "1d+1h", "106752d", "106751d24h", "99999999999999999999d"} {
+		if got, err := parseDuration(text); err == nil {
+			t.Errorf("%q is %s", text, got)
 		}
 	}
 }
@@ -331,7 +345,7 @@ func FuzzPrefixes(f *testing.F) {
 }
 
 func FuzzDuration(f *testing.F) {
-	for _, seed := range []string{"", "1", "1s", "-1s", "1h0m", "9e9h", "1.5m", "999999999h"} {
+	for _, seed := range []string{"", "1", "1s", "-1s", "1h0m", "9e9h", "1.5m", "999999999h", "30d", "1d12h", "106751d23h59m"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

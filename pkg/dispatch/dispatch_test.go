@@ -64,8 +64,8 @@ type process struct {
 	stop func() error
 }
 
-// start runs a dispatcher until the test ends or stop is called.
-func (b *testBundle) start(change ...func(*Config)) *process {
+// config is what a dispatcher on the database needs.
+func (b *testBundle) config(change ...func(*Config)) Config {
 	b.t.Helper()
 	guard, err := egress.New(egress.Config{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	if err != nil {
@@ -78,6 +78,13 @@ func (b *testBundle) start(change ...func(*Config)) *process {
 	for _, c := range change {
 		c(&cfg)
 	}
+	return cfg
+}
+
+// start runs a dispatcher until the test ends or stop is called.
+func (b *testBundle) start(change ...func(*Config)) *process {
+	b.t.Helper()
+	cfg := b.config(change...)
 	d, err := New(b.t.Context(), cfg)
 	if err != nil {
 		b.t.Fatal(err)
@@ -122,9 +129,15 @@ func (b *testBundle) hook(url string, change ...func(*webhook.Webhook)) *webhook
 // submit accepts n events for a webhook as ingest does, and returns their ids.
 func (b *testBundle) submit(w *webhook.Webhook, n int) []webhook.ID {
 	b.t.Helper()
+	return b.submitAt(w, n, b.clock.Now())
+}
+
+// submitAt is submit at a moment of the past.
+func (b *testBundle) submitAt(w *webhook.Webhook, n int, moment time.Time) []webhook.ID {
+	b.t.Helper()
 	events, hooks := make([]webhook.ID, n), make([]webhook.ID, n)
 	for i := range n {
-		events[i], hooks[i] = webhook.NewID(b.clock.Now()), w.ID
+		events[i], hooks[i] = webhook.NewID(moment), w.ID
 	}
 	_, err := b.db.Exec(b.t.Context(), `
 		WITH accepted AS (
@@ -697,7 +710,7 @@ func TestDispatcherTakesOverFromADeadOne(t *testing.T) {
 		UPDATE fairhook.river_job SET state = 'running', attempt = 1, attempted_at = now(), attempted_by = '{dead}'`); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := postgres.Beat(t.Context(), b.db, "dead", postgres.RoleDispatcher, "test", "host", time.Minute); err != nil {
+	if _, err := postgres.WriteBeat(t.Context(), b.db, postgres.Beat{ID: "dead", Role: webhook.RoleDispatcher}, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	died := time.Now()

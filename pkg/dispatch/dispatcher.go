@@ -19,6 +19,7 @@ import (
 	"github.com/fairhook/fairhook/pkg/daemon"
 	"github.com/fairhook/fairhook/pkg/egress"
 	"github.com/fairhook/fairhook/pkg/fairqueue"
+	"github.com/fairhook/fairhook/pkg/heartbeat"
 	"github.com/fairhook/fairhook/pkg/limit"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/seal"
@@ -47,7 +48,16 @@ const (
 	partitionsAhead    = 14
 	partitionsInterval = time.Hour
 	keysInterval       = 10 * time.Minute
+	retentionInterval  = 10 * time.Minute
+	sweepInterval      = 10 * time.Minute
+	vacuumInterval     = 5 * time.Second
 	dutyTimeout        = time.Minute
+
+	// joinTimeout is how long a dispatcher that starts waits for the others to make
+	// room for it. It is what a start costs that follows a crash, since the dead one
+	// is waited for too.
+	joinTimeout = 5 * time.Second
+	joinPoll    = 50 * time.Millisecond
 
 	// The fetch: at most one per cooldown, and one per poll interval when nobody
 	// says that there is something. A poll of an empty ring costs no statement; a
@@ -79,6 +89,9 @@ type Config struct {
 	// NoBreaker does without them.
 	Breaker   limit.BreakerConfig
 	NoBreaker bool
+	// Retention is how long events and attempts are kept, by the leader: at least
+	// MinRetention, or 0 for ever.
+	Retention time.Duration
 	// Guard is what requests go out through.
 	Guard *egress.Guard
 	// Box opens the webhooks' secrets.
@@ -98,9 +111,11 @@ type Dispatcher struct {
 	loader    *batcher[webhook.ID, loaded]
 	recorder  *batcher[record, error]
 	health    *health
-	heartbeat *heartbeat
 	gates     *gatekeeper
 	capacity  *capacity
+	heartbeat *heartbeat.Heartbeat
+	retention *retention
+	vacuum    *fairqueue.Vacuum
 	working   atomic.Bool // the River client has started and not been told to stop
 }
 
@@ -147,6 +162,19 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 	d.gates = newGatekeeper(breakers)
 	d.capacity = newCapacity(d.cfg.Workers, func() { d.queue.Freed() })
 	m.showCapacity(d.cfg.Registerer, d.capacity)
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("read the host name: %w", err)
+	}
+	d.heartbeat = heartbeat.New(heartbeat.Config{
+		DB: d.pool, Instance: d.cfg.Instance, Role: webhook.RoleDispatcher, Version: d.cfg.Version, Host: host,
+		Load: func() (capacity, inFlight int) { return d.cfg.Workers, d.queue.Held() },
+		OnBeat: func(alive int) {
+			m.dispatchers.Set(float64(alive))
+			d.share(alive)
+		},
+		Logger: d.cfg.Logger, Registerer: d.cfg.Registerer,
+	})
 	d.queue, err = fairqueue.New(ctx, fairqueue.Config{
 		// Direct too: its connections keep settings of their own, which a pooler in
 		// transaction mode would hand to everybody else.
@@ -157,6 +185,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		MaxPerHost:  d.cfg.MaxPerHost,
 		Room:        d.capacity.room,
 		Clock:       d.clock,
+		Fresh:       d.heartbeat.Fresh,
 		Duties:      d.duties(),
 		Logger:      d.cfg.Logger,
 		Registerer:  d.cfg.Registerer,
@@ -164,6 +193,8 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 	if err != nil {
 		return err
 	}
+	d.retention = newRetention(d.pool, d.queue, d.cfg.Retention, d.cfg.Logger, d.cfg.Registerer)
+	d.vacuum = fairqueue.NewVacuum(d.pool, d.cfg.Logger, d.cfg.Registerer)
 	listen, err := pgx.ParseConfig(d.cfg.ListenURL)
 	if err != nil {
 		return fmt.Errorf("parse the listen database URL: %w", err)
@@ -180,14 +211,6 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 	d.loader = newLoader(d.pool)
 	d.recorder = newRecorder(d.pool, d.cfg.Logger, m)
 	d.health = newHealth(d.pool, d.cfg.Logger)
-	host, err := os.Hostname()
-	if err != nil {
-		return fmt.Errorf("read the host name: %w", err)
-	}
-	d.heartbeat = &heartbeat{
-		db: d.pool, share: d.share, queue: d.queue, logger: d.cfg.Logger, metrics: m,
-		instance: d.cfg.Instance, version: d.cfg.Version, host: host, known: make(chan struct{}),
-	}
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &worker{
 		instance:  d.cfg.Instance,
@@ -197,6 +220,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		recorder:  d.recorder,
 		health:    d.health,
 		queue:     d.queue,
+		fresh:     d.heartbeat.Fresh,
 		client:    d.cfg.Guard.Client(),
 		clock:     d.clock,
 		logger:    d.cfg.Logger,
@@ -255,11 +279,21 @@ func (d *Dispatcher) duties() []fairqueue.Duty {
 			},
 		},
 		{
-			Name: "lane_health_expiry", Interval: healthLifeInterval, Timeout: dutyTimeout,
+			Name: "retention", Interval: retentionInterval, Timeout: dutyTimeout,
+			Run:  func(ctx context.Context) error { return d.retention.Run(ctx) },
+			Lost: func() { d.retention.Lost() },
+		},
+		{
+			Name: "sweep", Interval: sweepInterval, Timeout: dutyTimeout,
 			Run: func(ctx context.Context) error {
-				_, err := postgres.ForgetLaneHealth(ctx, d.pool, healthLife)
+				_, err := postgres.Sweep(ctx, d.pool, d.cfg.Retention)
 				return err
 			},
+		},
+		{
+			Name: "vacuum", Interval: vacuumInterval, Timeout: dutyTimeout,
+			Run:  func(ctx context.Context) error { return d.vacuum.Run(ctx) },
+			Lost: func() { d.vacuum.Lost() },
 		},
 	}
 }
@@ -281,6 +315,7 @@ func (d *Dispatcher) Add(stages *daemon.Stages) {
 	stages.Add("health", d.health.Run)
 	stages.Add("queue", d.queue.Run)
 	stages.Add("heartbeat", d.heartbeat.Run)
+	stages.Add("give back", d.giveBackDead)
 	stages.AddDrained("deliveries", d.work)
 }
 
@@ -305,12 +340,9 @@ func (d *Dispatcher) close() {
 // work runs the River client until ctx ends, and then lets what is running
 // finish: for cfg.Drain, and no longer than drain.
 func (d *Dispatcher) work(ctx, drain context.Context) error {
-	// Nothing is fetched before the others know of this instance, and it of them:
-	// they share the webhooks' caps.
-	select {
-	case <-ctx.Done():
+	d.join(ctx)
+	if ctx.Err() != nil {
 		return nil
-	case <-d.heartbeat.known:
 	}
 	if err := d.startRiver(ctx); err != nil || ctx.Err() != nil {
 		return err
@@ -318,6 +350,7 @@ func (d *Dispatcher) work(ctx, drain context.Context) error {
 	d.working.Store(true)
 	<-ctx.Done()
 	d.working.Store(false)
+	d.heartbeat.Drain()
 	// Stop waits for the running jobs, and after SoftStopTimeout cancels them:
 	// they return at once and go back to their lanes uncounted.
 	if err := d.client.Stop(drain); err != nil {
@@ -326,6 +359,36 @@ func (d *Dispatcher) work(ctx, drain context.Context) error {
 		return errors.Join(fmt.Errorf("finish running deliveries: %w", err), d.client.StopAndCancel(hard))
 	}
 	return nil
+}
+
+// join waits until this dispatcher may take its part of the webhooks' caps: all others
+// know of it, and what they fetched before they did has been worked. It waits without
+// an end for its own first beat, and no longer than joinTimeout for the others, one of
+// which may be dead, or have a request under way that takes longer.
+func (d *Dispatcher) join(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-d.heartbeat.Known():
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	known := d.heartbeat.AwaitPeers(ctx)
+	ticker := time.NewTicker(joinPoll)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		running, err := d.queue.RunningBefore(ctx, known)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			d.cfg.Logger.DebugContext(ctx, "could not look at what others are working", "error", err)
+		case err == nil && !running:
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
 }
 
 // startRiver starts the client, and tries again while the database is away.

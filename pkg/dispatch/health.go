@@ -19,9 +19,6 @@ const (
 	healthMemory = time.Minute
 	// maxUnwell bounds the webhooks that are counted at the same time.
 	maxUnwell = 10_000
-	// healthLife is how long counters that nobody adds to are kept.
-	healthLife         = time.Hour
-	healthLifeInterval = 10 * time.Minute
 )
 
 // health tells how the deliveries of webhooks in trouble go, for ingest to accept

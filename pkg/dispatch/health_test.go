@@ -133,7 +133,4 @@ func TestLaneHealthRows(t *testing.T) {
 	if got := recent(time.Minute, 2); len(got) != 2 || got[ids[2]].Failed != 0 {
 		t.Errorf("the two latest are %v", got)
 	}
-	if n, err := postgres.ForgetLaneHealth(t.Context(), db, 15*time.Second); n != 2 || err != nil {
-		t.Errorf("%d are forgotten, %v", n, err)
-	}
 }

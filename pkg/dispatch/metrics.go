@@ -15,7 +15,6 @@ type metrics struct {
 	recordBatch     prometheus.Histogram
 	recordErrors    prometheus.Counter
 	gates           *prometheus.CounterVec // by what happened and why
-	heartbeatErrors prometheus.Counter
 	dispatchers     prometheus.Gauge
 }
 
@@ -53,17 +52,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "fairhook_gate_changes_total",
 			Help: "Gates of webhooks' lanes that attempts of this dispatcher closed, by cause, or opened.",
 		}, []string{"change"}),
-		heartbeatErrors: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "fairhook_heartbeat_errors_total",
-			Help: "Heartbeats that could not be written.",
-		}),
 		dispatchers: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "fairhook_dispatchers_alive",
 			Help: "Dispatchers that this one has heard of lately, itself included.",
 		}),
 	}
 	reg.MustRegister(m.attempts, m.attemptDuration, m.endToEnd, m.recordDuration, m.recordBatch, m.recordErrors, m.gates,
-		m.heartbeatErrors, m.dispatchers)
+		m.dispatchers)
 	return m
 }
 

@@ -34,6 +34,7 @@ type worker struct {
 	recorder  *batcher[record, error]
 	health    *health
 	queue     *fairqueue.Queue
+	fresh     func() bool // whether the others count on this instance still
 	client    *http.Client
 	clock     *postgres.Clock
 	logger    *slog.Logger
@@ -88,6 +89,11 @@ func (w *worker) NextRetry(j *river.Job[job.Delivery]) time.Time { return j.Args
 func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target *catalog.Entry, message *postgres.Message, age time.Duration) error {
 	hook := &target.Webhook
 	number := requestsMade(j.Metadata) + 1
+	if !w.fresh() {
+		// This process was stopped, or cannot say that it lives: the delivery may be
+		// somebody else's by now. If it is not, it goes back as it came.
+		return river.JobSnooze(0)
+	}
 	started := w.clock.Now()
 	result := courier.Send(ctx, w.client, &courier.Request{
 		URL:         hook.URL,
@@ -111,7 +117,9 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 	}, j.Attempt, age, w.gates.inARow(hook.ID, started), result, 2*rand.Float64()-1)
 
 	a := webhook.Attempt{
-		ID:        webhook.NewID(w.clock.Now()),
+		// An attempt whose process was stopped under way may be recorded after a later
+		// one, and must not look like the last.
+		ID:        webhook.NewID(started),
 		EventID:   message.ID,
 		WebhookID: hook.ID,
 		Tenant:    message.Tenant,
@@ -121,6 +129,7 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 		StartedAt: started,
 		Timings:   result.Timings,
 		Instance:  w.instance,
+		UsesStep:  decision.CountsStep,
 	}
 	if result.StatusCode != 0 {
 		a.StatusCode = &result.StatusCode

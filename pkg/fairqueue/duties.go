@@ -16,6 +16,9 @@ type Duty struct {
 	Interval time.Duration // between the end of one run and the start of the next
 	Timeout  time.Duration // of one run
 	Run      func(ctx context.Context) error
+	// Lost, if set, is called when this dispatcher leads no more, after the last Run:
+	// what a leader reports of the whole must not stay on show where nobody renews it.
+	Lost func()
 }
 
 // duties is the service that River starts on its leader and stops when it is
@@ -56,6 +59,9 @@ func (d *duties) Start(ctx context.Context) error {
 }
 
 func (d *duties) repeat(ctx context.Context, duty Duty) {
+	if duty.Lost != nil {
+		defer duty.Lost()
+	}
 	for {
 		d.runOnce(ctx, duty)
 		select {

@@ -29,10 +29,10 @@ const giveBackBatch = 1000
 const orphansSQL = `
 SELECT r.id, r.queue, r.attempt, coalesce((r.metadata->>'` + MetadataRequests + `')::integer, 0),
        r.metadata ? 'cancel_attempted_at', (r.args->>'event_id')::uuid,
-       a.status, a.reason, a.number, a.next_attempt_at
+       a.status, a.uses_step, a.number, a.next_attempt_at
 FROM fairhook.river_job r
 LEFT JOIN LATERAL (
-	SELECT a.status, a.reason, a.number, a.next_attempt_at FROM fairhook.attempts a
+	SELECT a.status, a.uses_step, a.number, a.next_attempt_at FROM fairhook.attempts a
 	WHERE a.event_id = (r.args->>'event_id')::uuid AND a.webhook_id = (r.args->>'webhook_id')::uuid
 	  AND a.instance = r.attempted_by[array_upper(r.attempted_by, 1)]
 	  AND a.id >= fairhook.uuid_floor(r.attempted_at - interval '1 second')
@@ -65,7 +65,7 @@ type orphan struct {
 // lost.
 type recorded struct {
 	status        webhook.Status
-	reason        webhook.Reason
+	usesStep      bool // of the retry schedule
 	number        int
 	nextAttemptAt *time.Time
 }
@@ -97,13 +97,6 @@ func judge(o orphan) verdict {
 		return verdictRetry
 	}
 	return verdictAgain
-}
-
-// usesStep reports whether a recorded attempt used a step of the retry schedule.
-// The answers that only ask for patience, or close the gate for good, do not,
-// nor does a failure of our own proxy.
-func (r *recorded) usesStep() bool {
-	return r.reason != webhook.ReasonRateLimited && r.reason != webhook.ReasonGone && r.reason != webhook.ReasonProxy
 }
 
 // GiveBackDead returns the running deliveries of instances that have not been
@@ -194,15 +187,16 @@ func findOrphans(ctx context.Context, tx pgx.Tx, holder *string, held []int64, a
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (orphan, error) {
 		var (
-			o              orphan
-			status, reason *string
-			number         *int
-			next           *time.Time
+			o        orphan
+			status   *string
+			usesStep *bool
+			number   *int
+			next     *time.Time
 		)
 		err := row.Scan(&o.jobID, &o.queue, &o.attempt, &o.requests, &o.cancelRequested, &o.eventID,
-			&status, &reason, &number, &next)
-		if status != nil && reason != nil && number != nil {
-			o.recorded = &recorded{webhook.Status(*status), webhook.Reason(*reason), *number, next}
+			&status, &usesStep, &number, &next)
+		if status != nil && usesStep != nil && number != nil {
+			o.recorded = &recorded{webhook.Status(*status), *usesStep, *number, next}
 		}
 		return o, err
 	})
@@ -229,7 +223,7 @@ func apply(ctx context.Context, tx pgx.Tx, batch *pgx.Batch, o orphan, v verdict
 		})
 	case verdictRetry:
 		attempt := o.attempt
-		if !o.recorded.usesStep() {
+		if !o.recorded.usesStep {
 			attempt--
 		}
 		batch.Queue(`

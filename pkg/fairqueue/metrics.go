@@ -61,8 +61,13 @@ func newMetrics(reg prometheus.Registerer, q *Queue) *metrics {
 		}, []string{"duty"}),
 		dutySuccess: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "fairhook_duty_last_success_timestamp_seconds",
-			Help: "When a leader duty last succeeded on this instance.",
+			Help: "When a leader duty last succeeded on this instance; 0: never. The newest of all instances counts.",
 		}, []string{"duty"}),
+	}
+	// A duty that never ran must show too, or nobody can be alarmed by it.
+	for _, duty := range q.cfg.Duties {
+		m.dutyErrors.WithLabelValues(duty.Name)
+		m.dutySuccess.WithLabelValues(duty.Name)
 	}
 	lanes := func(name, help string, value func(active, gated, inFlight int) int) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {

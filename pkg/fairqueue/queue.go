@@ -55,6 +55,10 @@ type Config struct {
 	Room func() int
 	// Clock is the database's clock.
 	Clock interface{ Now() time.Time }
+	// Fresh reports whether the others still count on this instance: while it says
+	// no, nothing is fetched, since what is could be given away at once. Default:
+	// always.
+	Fresh func() bool
 	// Duties run on the elected leader.
 	Duties []Duty
 	// Logger and Registerer receive what the queue has to say.
@@ -100,6 +104,9 @@ func New(ctx context.Context, cfg Config) (*Queue, error) {
 	}
 	if cfg.ListenURL == "" {
 		cfg.ListenURL = cfg.DatabaseURL
+	}
+	if cfg.Fresh == nil {
+		cfg.Fresh = func() bool { return true }
 	}
 	q := &Queue{
 		cfg:    cfg,
@@ -226,8 +233,20 @@ func (q *Queue) release(claims held) {
 	}
 }
 
-// resting reports whether fetching rests after a failure, and rest makes it.
+// Held is how many deliveries this process holds: fetched, and not yet committed as
+// finished.
+func (q *Queue) Held() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.claims)
+}
+
+// resting reports whether fetching rests: after a failure, which rest notes, or
+// because others may take this instance for dead.
 func (q *Queue) resting() bool {
+	if !q.cfg.Fresh() {
+		return true
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return time.Now().Before(q.restUntil)

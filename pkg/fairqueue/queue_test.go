@@ -560,7 +560,7 @@ func TestGiveBack(t *testing.T) {
 	crash := func(t *testing.T, database *pgtest.Database) (dead, alive *testBundle, j *rivertype.JobRow, args job.Delivery) {
 		t.Helper()
 		dead, alive = setupOn(t, database, "dead"), setupOn(t, database, "alive")
-		if _, err := postgres.Beat(t.Context(), database.Pool, "alive", postgres.RoleDispatcher, "1", "h", time.Minute); err != nil {
+		if _, err := postgres.WriteBeat(t.Context(), database.Pool, postgres.Beat{ID: "alive", Role: webhook.RoleDispatcher}, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		hook := dead.newID()
@@ -628,7 +628,7 @@ func TestGiveBack(t *testing.T) {
 		t.Parallel()
 		dead, alive, j, args := crash(t, pgtest.New(t))
 		next := dead.cfg.Clock.Now().Add(time.Hour)
-		recordAs(t, dead, args, webhook.Attempt{Instance: "dead", Number: 1, Reason: webhook.ReasonServerError, Status: webhook.StatusRetrying, NextAttemptAt: &next})
+		recordAs(t, dead, args, webhook.Attempt{Instance: "dead", Number: 1, Reason: webhook.ReasonServerError, Status: webhook.StatusRetrying, NextAttemptAt: &next, UsesStep: true})
 		giveBack(t, alive, 1)
 		got := row(t, alive, j.ID)
 		if got.State != rivertype.JobStateRetryable || got.Attempt != 1 || got.ScheduledAt.Sub(next).Abs() > time.Millisecond {
@@ -647,6 +647,18 @@ func TestGiveBack(t *testing.T) {
 		giveBack(t, alive, 1)
 		if got := row(t, alive, j.ID); got.State != rivertype.JobStateRetryable || got.Attempt != 0 {
 			t.Errorf("state %s, attempt %d; want retryable with no attempt used", got.State, got.Attempt)
+		}
+	})
+
+	t.Run("ChargesA503ByWhatItsRecordSaysOfTheStep", func(t *testing.T) {
+		t.Parallel()
+		for _, usesStep := range []bool{false, true} { // with Retry-After, and without
+			dead, alive, j, args := crash(t, pgtest.New(t))
+			recordAs(t, dead, args, webhook.Attempt{Instance: "dead", Number: 1, Reason: webhook.ReasonUnavailable, Status: webhook.StatusRetrying, UsesStep: usesStep})
+			giveBack(t, alive, 1)
+			if got := row(t, alive, j.ID); (got.Attempt == 1) != usesStep {
+				t.Errorf("attempt %d after a 503 that used a step: %v", got.Attempt, usesStep)
+			}
 		}
 	})
 
@@ -694,7 +706,7 @@ func TestGiveBack(t *testing.T) {
 	t.Run("DoesNotDisturbTheLiving", func(t *testing.T) {
 		t.Parallel()
 		dead, alive, j, _ := crash(t, pgtest.New(t))
-		if _, err := postgres.Beat(t.Context(), dead.db, "dead", postgres.RoleDispatcher, "1", "h", time.Minute); err != nil {
+		if _, err := postgres.WriteBeat(t.Context(), dead.db, postgres.Beat{ID: "dead", Role: webhook.RoleDispatcher}, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		giveBack(t, alive, 0)

@@ -49,8 +49,8 @@ func bearer(authorization string) string {
 // rule is what a route asks of the key with which it is called.
 type rule struct {
 	scope webhook.Scope
-	// allTenants says that what the route changes is everybody's, so that a key of
-	// one tenant will not do.
+	// allTenants says that what the route changes or shows is everybody's, so that a
+	// key of one tenant will not do.
 	allTenants bool
 }
 
@@ -86,6 +86,8 @@ var rules = map[string]rule{
 	"GET /v1/keys/:id":          {scope: webhook.ScopeAdmin},
 	"DELETE /v1/keys/:id":       {scope: webhook.ScopeAdmin},
 	"POST /v1/keys/:id/secrets": {scope: webhook.ScopeAdmin},
+
+	"GET /v1/instances": {scope: webhook.ScopeRead, allTenants: true},
 }
 
 // authenticate lets only calls with a valid key reach the API, whether or not

@@ -60,6 +60,7 @@ var routes = []struct {
 	{method: "GET", path: "/v1/keys/$", other: "PUT", allow: "OPTIONS, DELETE, GET"},
 	{method: "POST", path: "/v1/keys/$/secrets", body: `{}`, other: "GET", allow: "OPTIONS, POST"},
 	{method: "DELETE", path: "/v1/keys/$", other: "PATCH", allow: "OPTIONS, DELETE, GET"},
+	{method: "GET", path: "/v1/instances", other: "POST", allow: "OPTIONS, GET"},
 	{method: "GET", path: "/v1/event-types", other: "POST", allow: "OPTIONS, GET"},
 	{method: "PUT", path: "/v1/event-types/$", body: `{}`, other: "POST", allow: "OPTIONS, DELETE, GET, PUT"},
 	{method: "GET", path: "/v1/event-types/$", other: "PATCH", allow: "OPTIONS, DELETE, GET, PUT"},

@@ -103,7 +103,7 @@ func NewAcceptor(jobs JobInsert) *Acceptor {
 		SELECT id FROM accepted`,
 		sqlDropping: accept + `, dropped AS (
 			INSERT INTO fairhook.attempts (event_id, id, webhook_id, tenant, started_at, number, reason, status, instance)
-			SELECT d.event_id, d.id, d.webhook_id, d.tenant, now(), 0, d.reason, '` + string(webhook.StatusDropped) + `', '` + string(RoleIngest) + `'
+			SELECT d.event_id, d.id, d.webhook_id, d.tenant, now(), 0, d.reason, '` + string(webhook.StatusDropped) + `', '` + string(webhook.RoleIngest) + `'
 			FROM unnest($16::uuid[], $17::uuid[], $18::uuid[], $19::text[], $20::text[]) AS d (event_id, id, webhook_id, tenant, reason)
 			WHERE d.event_id IN (SELECT id FROM accepted)
 		)

@@ -16,11 +16,12 @@ const insertAttemptsSQL = `
 INSERT INTO fairhook.attempts (
 	event_id, id, webhook_id, tenant, started_at, next_attempt_at,
 	queue_wait_us, dns_us, connect_us, tls_us, first_byte_us, total_us,
-	number, status_code, reason, status, instance, response, detail)
+	number, status_code, reason, status, instance, response, detail, uses_step)
 SELECT * FROM unnest(
 	$1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::timestamptz[],
 	$7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
-	$13::integer[], $14::smallint[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[])
+	$13::integer[], $14::smallint[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[],
+	$20::boolean[])
 ON CONFLICT DO NOTHING`
 
 // RecordAttempts commits attempts, the disabling of webhooks whose receivers
@@ -41,6 +42,7 @@ func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, 
 		numbers                       = make([]int32, n)
 		codes                         = make([]*int16, n)
 		responses, details            = make([]*string, n), make([]*string, n)
+		steps                         = make([]bool, n)
 	)
 	for i := range attempts {
 		a := &attempts[i]
@@ -54,12 +56,12 @@ func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, 
 			code := int16(*a.StatusCode)
 			codes[i] = &code
 		}
-		responses[i], details[i] = a.Response, a.Detail
+		responses[i], details[i], steps[i] = a.Response, a.Detail, a.UsesStep
 	}
 	var batch pgx.Batch
 	if n > 0 {
 		batch.Queue(insertAttemptsSQL, events, ids, hooks, tenants, started, next,
-			wait, dns, conn, tls, ttfb, t, numbers, codes, reasons, statuses, instances, responses, details)
+			wait, dns, conn, tls, ttfb, t, numbers, codes, reasons, statuses, instances, responses, details, steps)
 	}
 	for _, d := range disable {
 		batch.Queue(`

@@ -17,15 +17,16 @@ const expireBatch = 5000
 // ExpireIdempotencyKeys removes the keys that are older than IdempotencyLife, and
 // what is only kept for submissions under a key: whose webhooks were that are
 // gone, and by which route signed submissions came. It returns how many rows that
-// were, and works in small statements of their own.
-func ExpireIdempotencyKeys(ctx context.Context, q Querier) (int64, error) {
+// were, and works in small transactions. Several may call it at once: one does the
+// work.
+func ExpireIdempotencyKeys(ctx context.Context, db Beginner) (int64, error) {
 	var removed int64
 	for _, t := range []struct{ table, since string }{
 		{"idempotency_keys", "created_at"},
 		{"signed_requests", "created_at"},
 		{"deleted_webhooks", "deleted_at"},
 	} {
-		n, err := expire(ctx, q, t.table, t.since, IdempotencyLife)
+		n, err := expire(ctx, db, t.table, t.since, IdempotencyLife)
 		removed += n
 		if err != nil {
 			return removed, err
@@ -36,10 +37,10 @@ func ExpireIdempotencyKeys(ctx context.Context, q Querier) (int64, error) {
 
 // expire removes the rows of a table that are older than life by a column that
 // has an index.
-func expire(ctx context.Context, q Querier, table, since string, life time.Duration) (removed int64, err error) {
+func expire(ctx context.Context, db Beginner, table, since string, life time.Duration) (removed int64, err error) {
 	table = Schema + "." + table
 	for {
-		tag, err := q.Exec(ctx, `
+		n, err := removeBatch(ctx, db, "idempotency_expiry", `
 			DELETE FROM `+table+`
 			WHERE ctid = ANY (ARRAY(
 				SELECT ctid FROM `+table+`
@@ -48,8 +49,8 @@ func expire(ctx context.Context, q Querier, table, since string, life time.Durat
 		if err != nil {
 			return removed, fmt.Errorf("expire rows of %s: %w", table, err)
 		}
-		removed += tag.RowsAffected()
-		if tag.RowsAffected() < expireBatch {
+		removed += n
+		if n < expireBatch {
 			return removed, nil
 		}
 	}

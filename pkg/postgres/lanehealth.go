@@ -57,9 +57,3 @@ func RecentLaneHealth(ctx context.Context, q Querier, within time.Duration, limi
 	}
 	return counts, nil
 }
-
-// ForgetLaneHealth removes the counters that have not grown for so long, and
-// returns how many.
-func ForgetLaneHealth(ctx context.Context, q Querier, unused time.Duration) (int64, error) {
-	return expire(ctx, q, "lane_health", "updated_at", unused)
-}

@@ -148,6 +148,8 @@ type Attempt struct {
 	// the egress guard refused.
 	Detail   *string `json:"detail"`
 	Instance string  `json:"instance"`
+	// UsesStep says that the attempt used a step of the retry schedule.
+	UsesStep bool `json:"-"`
 }
 
 // MaxResponseSnippet is how many bytes of a receiver's answer are kept.

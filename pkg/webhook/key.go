@@ -18,7 +18,7 @@ type Scope string
 // The closed set of scopes.
 const (
 	ScopeSubmit Scope = "submit" // submit events
-	ScopeRead   Scope = "read"   // see webhooks, events and attempts
+	ScopeRead   Scope = "read"   // see webhooks, events, attempts and instances
 	ScopeManage Scope = "manage" // change webhooks and event types, see webhooks' secrets
 	ScopeAdmin  Scope = "admin"  // everything, API keys included
 )

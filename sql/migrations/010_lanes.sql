@@ -2,7 +2,7 @@
 -- a receiver or the breaker closed, who owns it, and how its deliveries go. Also
 -- what an instance says of itself, which webhooks are gone, and by which route signed
 -- submissions came.
--- Locks: ACCESS EXCLUSIVE on webhooks and on instances for an instant; the defaults
+-- Locks: ACCESS EXCLUSIVE on webhooks, instances and attempts for an instant; the defaults
 -- are constants, so no row is rewritten. SHARE ROW EXCLUSIVE on webhooks for the
 -- triggers. No foreign keys: what is written per delivery must not lock webhooks.
 -- SHARE on attempts while its indexes are built: they are small, but it is read to
@@ -85,6 +85,67 @@ ALTER TABLE fairhook.instances
     ADD COLUMN capacity  integer NOT NULL DEFAULT 0,        -- how much it can take at once now
     ADD COLUMN in_flight integer NOT NULL DEFAULT 0,        -- how much of that is in use
     ADD COLUMN draining  boolean NOT NULL DEFAULT false;    -- it was told to stop
+
+-- Whether an attempt used a step of its delivery's retry schedule, for those who
+-- must carry on where the dispatcher that made it died.
+ALTER TABLE fairhook.attempts
+    ADD COLUMN uses_step boolean NOT NULL DEFAULT true;
+
+-- The days of events and attempts whose last event is older than retention, oldest
+-- first, whether both tables of a day are there or one. The names say the day:
+-- ensure_partitions gave them.
+CREATE FUNCTION fairhook.expired_partitions(retention interval) RETURNS SETOF date
+LANGUAGE sql STABLE STRICT SET search_path = pg_catalog SET timezone = 'UTC' AS $$
+    SELECT DISTINCT day FROM (
+        SELECT CASE WHEN c.relname ~ '^(events|attempts)_[0-9]{8}$' THEN to_date(right(c.relname, 8), 'YYYYMMDD') END AS day
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent IN ('fairhook.events'::regclass, 'fairhook.attempts'::regclass)
+    ) AS partition
+    WHERE day + 1 <= (now() - retention)::timestamp
+    ORDER BY day
+$$;
+
+-- Drops the oldest day of events and attempts that is past retention, and returns
+-- it; NULL when there is none, or another session is at it. One day a call, so that
+-- what was dropped stays so when the next day cannot be.
+--
+-- It takes ACCESS EXCLUSIVE on events and attempts for an instant, and everything
+-- that comes after it waits with it: so it gives way soon (SQLSTATE 55P03), and is
+-- called again later. It refuses (55006) while a delivery of the day is alive, and
+-- a retention of less than a day. It runs as the owner of the schema, so that
+-- services need no right to change it.
+CREATE FUNCTION fairhook.drop_expired_partition(retention interval) RETURNS date
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' SET timezone = 'UTC' SET enable_seqscan = off AS $$
+DECLARE
+    day date;
+BEGIN
+    IF retention IS NULL OR retention < interval '1 day' THEN
+        RAISE EXCEPTION 'drop_expired_partition: a retention of % is less than a day', retention;
+    END IF;
+    -- ensure_partitions changes the same tables.
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('fairhook.ensure_partitions', 0)) THEN
+        RETURN NULL;
+    END IF;
+    SELECT min(d) INTO day FROM fairhook.expired_partitions(retention) d;
+    IF day IS NULL THEN
+        RETURN NULL;
+    END IF;
+    IF EXISTS (
+        SELECT FROM fairhook.river_job
+        WHERE unique_key < uuid_send(fairhook.uuid_floor((day + 1)::timestamptz))
+          AND unique_key IS NOT NULL AND unique_states IS NOT NULL
+          AND fairhook.river_job_state_in_bitmask(unique_states, state)
+          AND CASE WHEN kind = 'delivery' THEN true ELSE false END -- by no index but the unique one
+    ) THEN
+        RAISE EXCEPTION 'drop_expired_partition: deliveries of % are alive', day USING ERRCODE = 'object_in_use';
+    END IF;
+    EXECUTE format('DROP TABLE IF EXISTS fairhook.%I, fairhook.%I',
+        'events_' || to_char(day, 'YYYYMMDD'), 'attempts_' || to_char(day, 'YYYYMMDD'));
+    RETURN day;
+END $$;
+
+REVOKE ALL ON FUNCTION fairhook.drop_expired_partition(interval) FROM PUBLIC;
 
 CREATE FUNCTION fairhook.lane_gates_changed() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog AS $$
@@ -181,6 +242,9 @@ DROP FUNCTION fairhook.lane_owners_changed();
 DROP TABLE fairhook.lane_events;
 DROP TABLE fairhook.lane_gates;
 DROP FUNCTION fairhook.lane_gates_changed();
+DROP FUNCTION fairhook.drop_expired_partition(interval);
+DROP FUNCTION fairhook.expired_partitions(interval);
+ALTER TABLE fairhook.attempts DROP COLUMN uses_step;
 ALTER TABLE fairhook.instances
     DROP COLUMN draining,
     DROP COLUMN in_flight,

@@ -1,0 +1,124 @@
+package postgres_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/postgres/pgtest"
+)
+
+func TestSweep(t *testing.T) {
+	t.Parallel()
+
+	t.Run("RemovesWhatServesNobodyAndNothingElse", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.DB(t)
+		exec(t, db, `INSERT INTO fairhook.webhooks (id, tenant, url, description, event_types, status, headers, timeout_seconds, max_in_flight,
+				retry_schedule_seconds, max_age_seconds)
+			VALUES ('00000000-0000-7000-8000-000000000001', 'acme', 'http://x', '', '{}', 'active', '{}', 1, 1, '{}', 1)`)
+		exec(t, db, `
+			INSERT INTO fairhook.lane_gates (webhook_id, cause, until, closed_at) VALUES
+				(gen_random_uuid(), 'receiver', now() - interval '61 min', now() - interval '2 h'),             -- dead
+				(gen_random_uuid(), 'receiver', now() - interval '59 min', now() - interval '2 h'),
+				(gen_random_uuid(), 'receiver', now() + interval '1 min', now() - interval '2 h'),
+				(gen_random_uuid(), 'breaker', now() - interval '2 h', now() - interval '3 h'),                 -- dead: no webhook
+				('00000000-0000-7000-8000-000000000001', 'breaker', now() - interval '2 h', now() - interval '3 h');
+			INSERT INTO fairhook.lane_owners (webhook_id, owner, until) VALUES
+				(gen_random_uuid(), 'i', now() - interval '61 min'),                                            -- dead
+				(gen_random_uuid(), 'i', now() - interval '59 min');
+			INSERT INTO fairhook.lane_health (webhook_id, delivered, failed, updated_at) VALUES
+				(gen_random_uuid(), 1, 1, now() - interval '61 min'),                                           -- dead
+				(gen_random_uuid(), 1, 1, now() - interval '59 min');
+			INSERT INTO fairhook.deleted_webhooks (id, tenant, deleted_at) VALUES
+				(gen_random_uuid(), 'acme', now() - interval '49 h'),                                           -- dead
+				(gen_random_uuid(), 'acme', now() - interval '47 h');
+			INSERT INTO fairhook.instances (id, role, version, host, heartbeat_at) VALUES
+				('dead', 'ingest', '1', 'h', now() - interval '61 min'),                                        -- dead
+				('stale', 'ingest', '1', 'h', now() - interval '59 min');
+			DELETE FROM fairhook.lane_events;                                                                   -- the gates'
+			INSERT INTO fairhook.lane_events (webhook_id, event, cause, at) VALUES
+				(gen_random_uuid(), 'closed', 'paused', now() - interval '11 days'),                            -- dead
+				(gen_random_uuid(), 'closed', 'paused', now() - interval '9 days')`)
+		left := map[string]int{"lane_gates": 3, "lane_owners": 1, "lane_health": 1, "deleted_webhooks": 1, "instances": 1}
+		if n, err := postgres.Sweep(t.Context(), db, testRetention); n != 7 || err != nil {
+			t.Errorf("removed %d rows, %v; want 7", n, err)
+		}
+		for table, want := range left {
+			if n := query[int](t, db, `SELECT count(*) FROM fairhook.`+table); n != want {
+				t.Errorf("%s has %d rows left, want %d", table, n, want)
+			}
+		}
+		if n := query[int](t, db, `SELECT count(*) FROM fairhook.lane_events WHERE cause = 'paused'`); n != 1 {
+			t.Errorf("lane_events has %d rows left, want 1", n)
+		}
+	})
+
+	t.Run("KeepsTheHistoryOfLanesForEverWithoutRetention", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.DB(t)
+		exec(t, db, `INSERT INTO fairhook.lane_events (webhook_id, event, cause, at) VALUES (gen_random_uuid(), 'closed', 'paused', now() - interval '10 years')`)
+		if n, err := postgres.Sweep(t.Context(), db, 0); n != 0 || err != nil {
+			t.Errorf("removed %d rows, %v", n, err)
+		}
+	})
+
+	t.Run("WorksInSmallTransactionsUntilNothingIsLeft", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.DB(t)
+		exec(t, db, `INSERT INTO fairhook.lane_health (webhook_id, delivered, failed, updated_at)
+			SELECT gen_random_uuid(), 1, 1, now() - interval '2 h' FROM generate_series(1, 2500)`)
+		if n, err := postgres.Sweep(t.Context(), db, 0); n != 2500 || err != nil {
+			t.Errorf("removed %d rows, %v", n, err)
+		}
+	})
+
+	t.Run("LeavesItToWhoeverIsAtItAlready", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.DB(t)
+		exec(t, db, `INSERT INTO fairhook.lane_owners (webhook_id, owner, until) VALUES (gen_random_uuid(), 'i', now() - interval '2 h')`)
+		err := pgx.BeginFunc(t.Context(), db, func(tx pgx.Tx) error {
+			if locked, err := postgres.TryDutyLock(t.Context(), tx, "sweep"); !locked || err != nil {
+				t.Errorf("locked %v, %v", locked, err)
+			}
+			n, err := postgres.Sweep(t.Context(), db, 0)
+			if n != 0 {
+				t.Errorf("two at once: removed %d rows", n)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestExpireIdempotencyKeys(t *testing.T) {
+	t.Parallel()
+	db := pgtest.DB(t)
+	exec(t, db, `INSERT INTO fairhook.idempotency_keys (tenant, key, fingerprint, event_id, created_at)
+		SELECT 'acme', n::text, '', gen_random_uuid(), now() - CASE WHEN n = 0 THEN interval '23 h' ELSE interval '25 h' END
+		FROM generate_series(0, 5001) n`)
+	err := pgx.BeginFunc(t.Context(), db, func(tx pgx.Tx) error {
+		if locked, err := postgres.TryDutyLock(t.Context(), tx, "idempotency_expiry"); !locked || err != nil {
+			t.Errorf("locked %v, %v", locked, err)
+		}
+		n, err := postgres.ExpireIdempotencyKeys(t.Context(), db)
+		if n != 0 {
+			t.Errorf("two at once: removed %d keys", n)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if n, err := postgres.ExpireIdempotencyKeys(t.Context(), db); n != 5001 || err != nil {
+		t.Errorf("removed %d keys in %s, %v; want 5001", n, time.Since(began), err)
+	}
+	if n := query[int](t, db, `SELECT count(*) FROM fairhook.idempotency_keys`); n != 1 {
+		t.Errorf("%d keys are left, want the one that is valid", n)
+	}
+}
