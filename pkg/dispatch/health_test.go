@@ -110,7 +110,10 @@ func TestLaneHealthRows(t *testing.T) {
 	for n := range 8 {
 		dispatchers.Go(func() {
 			for range 10 {
-				counts := []postgres.LaneHealth{{ids[n%3], 1, 2}, {ids[(n+1)%3], 1, 2}, {ids[(n+2)%3], 1, 2}}
+				var counts []postgres.LaneHealth
+				for i := range ids {
+					counts = append(counts, postgres.LaneHealth{WebhookID: ids[(n+i)%3], Delivered: 1, Failed: 2})
+				}
 				if err := postgres.AddLaneHealth(t.Context(), db, counts); err != nil {
 					t.Error(err)
 				}
