@@ -114,6 +114,11 @@ func (s *Server) submitBatch(c echo.Context) error {
 func (s *Server) parseBatch(contentType string, body []byte) ([]batchItem, error) {
 	var items []batchItem
 	if isNDJSON(contentType) {
+		if bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("[")) {
+			// Some of its lines could be read as events, and others not.
+			return nil, webhook.Errorf(webhook.CodeMalformed,
+				"The body is a JSON array, and the Content-Type says that it is NDJSON: send it as application/json.")
+		}
 		for line := range bytes.Lines(body) {
 			if line = bytes.Trim(line, " \t\r\n"); len(line) == 0 {
 				continue

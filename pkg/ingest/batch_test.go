@@ -210,6 +210,7 @@ func TestSubmitBatch(t *testing.T) {
 			{"application/json", item + "\n" + item, http.StatusBadRequest, "malformed-request"},
 			{"application/json", " [ ] ", http.StatusUnprocessableEntity, "invalid-request"},
 			{ndjson, "\n \n", http.StatusUnprocessableEntity, "invalid-request"},
+			{ndjson, "\n [\n" + submitItem("t", `1`, "") + "\n]", http.StatusBadRequest, "malformed-request"}, // of whose lines one is an event
 			{ndjson, strings.Repeat(" ", DefaultMaxBatchBytes+1), http.StatusRequestEntityTooLarge, "too-large"},
 		} {
 			refused(t, b, tt.status, tt.code, "POST", batchPath, tt.body, "Content-Type", tt.contentType)

@@ -22,9 +22,10 @@ const expireBatch = 5000
 func ExpireIdempotencyKeys(ctx context.Context, db Beginner) (int64, error) {
 	var removed int64
 	for _, t := range []struct{ table, since string }{
-		{"idempotency_keys", "created_at"},
-		{"signed_requests", "created_at"},
+		// The small ones first: the last may take all the time that there is.
 		{"deleted_webhooks", "deleted_at"},
+		{"signed_requests", "created_at"},
+		{"idempotency_keys", "created_at"},
 	} {
 		n, err := expire(ctx, db, t.table, t.since, IdempotencyLife)
 		removed += n
