@@ -232,7 +232,7 @@ func run(ctx context.Context, cfg config, logs io.Writer) error {
 			if b := buffer.Load(); b != nil {
 				inFlight, _ = b.Depth()
 			}
-			return cfg.BufferEvents, inFlight
+			return cfg.Sizes.BufferEvents, inFlight
 		},
 		Logger: logger, Registerer: registry,
 	})
