@@ -166,22 +166,6 @@ func TestAStoppedDispatcherDoesNoHarmWhenItGoesOn(t *testing.T) {
 	eventually(t, "it delivers", func() bool { return r.requests(accepted.ID) == 1 })
 }
 
-// metric reads a metric without labels, or with its labels in the name.
-func (s *stack) metric(p *process, name string) float64 {
-	s.t.Helper()
-	for line := range strings.Lines(s.get(p, "/metrics")) {
-		if value, found := strings.CutPrefix(line, name+" "); found {
-			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				s.t.Fatal(err)
-			}
-			return n
-		}
-	}
-	s.t.Fatalf("%s has no metric %s", p.name, name)
-	return 0
-}
-
 // TestTheDeathOfTheLeader kills it with -9.
 func TestTheDeathOfTheLeader(t *testing.T) {
 	t.Parallel()

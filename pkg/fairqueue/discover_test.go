@@ -11,8 +11,8 @@ import (
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
-// run has the parts beside the fetch at work until the test ends.
-func (b *testBundle) run(t *testing.T) {
+// runBeside has the parts beside the fetch at work until the test ends.
+func (b *testBundle) runBeside(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -49,7 +49,7 @@ func TestWithoutNotifications(t *testing.T) {
 	t.Run("WorkIsFoundWithinASecond", func(t *testing.T) {
 		t.Parallel()
 		b := setup(t) // nobody listens
-		b.run(t)
+		b.runBeside(t)
 		const lanes = 50
 		within(t, lossWait, "the first round is over", func() bool { return isUp(b.kick) || b.jobCount(t, "available") == 0 })
 		for range lanes {
@@ -67,7 +67,7 @@ func TestWithoutNotifications(t *testing.T) {
 		hook := b.newID()
 		b.setLimit(hook, Limit{MaxInFlight: 5, Gated: true})
 		b.insert(t, hook, 1)
-		b.run(t)
+		b.runBeside(t)
 		within(t, lossWait, "the lane is held back", func() bool {
 			b.fetchJobs(t, 10)
 			_, gated, _ := b.ring.stats()

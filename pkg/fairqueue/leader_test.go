@@ -68,7 +68,7 @@ func TestDuties(t *testing.T) {
 		return service.Stop
 	}
 	newQueue := func(duties ...Duty) *Queue {
-		q := &Queue{cfg: Config{Duties: duties, Logger: slog.New(slog.DiscardHandler)}, ring: newRing()}
+		q := &Queue{cfg: Config{Duties: duties, Logger: slog.New(slog.DiscardHandler)}, ring: newRing(time.Now)}
 		q.metrics = newMetrics(prometheus.NewRegistry(), q)
 		return q
 	}
