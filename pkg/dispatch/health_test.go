@@ -20,7 +20,8 @@ func TestHealth(t *testing.T) {
 		b := setup(t)
 		failing, well := newReceiver(t, answer(500)), newReceiver(t, answer(200))
 		one, two := b.hook(failing.URL), b.hook(well.URL)
-		p, other := b.start(), b.start()
+		closed := func(c *Config) { c.NoBreaker = true }
+		p, other := b.start(closed), b.start(closed)
 		events := b.submit(one, 5)
 		b.submit(two, 5)
 		for _, event := range events {
