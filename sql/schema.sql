@@ -162,14 +162,15 @@ CREATE OR REPLACE FUNCTION fairhook.lane_gates_changed()
 AS $function$
 BEGIN
     IF TG_OP <> 'DELETE' THEN
-        -- A new lease of the probe changes neither the gate nor its time.
+        -- A lease of the probe changes neither the gate nor its time, and is nobody's
+        -- news: those who ask for it too learn that it is taken.
         IF TG_OP = 'UPDATE' AND NEW.closed_at = OLD.closed_at AND NEW.until = OLD.until AND NEW.cause = OLD.cause THEN
             IF NEW.probe_by IS NOT NULL AND NEW.probe_until IS DISTINCT FROM OLD.probe_until THEN
                 INSERT INTO fairhook.lane_events (webhook_id, event, cause, until) VALUES (NEW.webhook_id, 'probing', NEW.cause, NEW.probe_until);
             END IF;
-        ELSE
-            INSERT INTO fairhook.lane_events (webhook_id, event, cause, until) VALUES (NEW.webhook_id, 'closed', NEW.cause, NEW.until);
+            RETURN NULL;
         END IF;
+        INSERT INTO fairhook.lane_events (webhook_id, event, cause, until) VALUES (NEW.webhook_id, 'closed', NEW.cause, NEW.until);
         PERFORM pg_notify('fairhook.lanes', NEW.webhook_id::text);
     ELSE
         -- The breaker's gate opens with the success that deletes its row, any other when
@@ -692,13 +693,12 @@ CREATE TABLE fairhook.lane_gates (
     until timestamp with time zone NOT NULL,
     in_a_row integer NOT NULL DEFAULT 1,
     closed_at timestamp with time zone NOT NULL,
+    attempt_at timestamp with time zone NOT NULL,
     probe_by text,
     probe_until timestamp with time zone,
-    updated_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT lane_gates_cause_check CHECK ((cause = ANY (ARRAY['receiver'::text, 'breaker'::text, 'proxy'::text]))),
     CONSTRAINT lane_gates_pkey PRIMARY KEY (webhook_id)
 );
-CREATE INDEX lane_gates_updated_idx ON fairhook.lane_gates USING btree (updated_at);
 CREATE TRIGGER lane_gates_changed AFTER INSERT OR DELETE OR UPDATE ON fairhook.lane_gates FOR EACH ROW EXECUTE FUNCTION fairhook.lane_gates_changed();
 
 CREATE UNLOGGED TABLE fairhook.lane_health (

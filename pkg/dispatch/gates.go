@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,7 +109,7 @@ func (g *gatekeeper) judge(id webhook.ID, reason webhook.Reason, rest time.Durat
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	gate, known := g.gates[id]
-	change, closed := judgeGate(gate, known, reason, rest, opened, started, ended)
+	change, closed := judgeGate(gate, known, reason, rest, opened, started, ended, 2*rand.Float64()-1)
 	switch {
 	case change == nil:
 		return nil
@@ -133,12 +134,13 @@ func (g *gatekeeper) judge(id webhook.ID, reason webhook.Reason, rest time.Durat
 // says that the breaker has just opened.
 //
 //   - A receiver that asks for rest gets it.
-//   - A breaker that opens closes the gate, as long as gates in a row last.
+//   - A breaker that opens closes the gate, as long as gates in a row last, and
+//     spread by jitter: breakers that opened together do not probe together.
 //   - While the gate is the breaker's, an attempt that was sent after it closed is
 //     the probe: a success opens it, anything else closes it again, for longer.
 //   - A success after any other gate ends the row of gates.
 func judgeGate(
-	gate postgres.Gate, known bool, reason webhook.Reason, rest time.Duration, opened bool, started, ended time.Time,
+	gate postgres.Gate, known bool, reason webhook.Reason, rest time.Duration, opened bool, started, ended time.Time, jitter float64,
 ) (change *postgres.GateChange, closed bool) {
 	after := known && gate.Follows(started)
 	probe := after && gate.Cause == postgres.GateBreaker
@@ -150,7 +152,7 @@ func judgeGate(
 	}
 	failedProbe := probe && breakerVote(reason) == breakerBad
 	if failedProbe || opened {
-		rest = max(rest, courier.GateLength(countBefore(gate, known, started)))
+		rest = max(rest, courier.Spread(courier.GateLength(countBefore(gate, known, started)), jitter))
 	}
 	if rest <= 0 {
 		return nil, false

@@ -236,7 +236,7 @@ func TestBreakerKeepsTheQueue(t *testing.T) {
 	}
 	released <- struct{}{}
 	b.eventually("the failed probe closes the gate for longer", func() bool {
-		return b.count(`SELECT count(*) FROM fairhook.lane_gates WHERE in_a_row = 2 AND until > closed_at + interval '9 seconds'`) == 1
+		return b.count(`SELECT count(*) FROM fairhook.lane_gates WHERE in_a_row = 2 AND until > closed_at + interval '8 seconds'`) == 1
 	})
 	if n := probes.Load(); n != 1 {
 		t.Errorf("%d probes were sent, want 1", n)
@@ -244,8 +244,8 @@ func TestBreakerKeepsTheQueue(t *testing.T) {
 
 	broken.Store(false)
 	close(released)
-	// The next probe is due in ten seconds; by hand it is now.
-	if _, err := b.db.Exec(t.Context(), `UPDATE fairhook.lane_gates SET until = now()`); err != nil {
+	// The next probe is due in ten seconds; by hand they have passed.
+	if _, err := b.db.Exec(t.Context(), `UPDATE fairhook.lane_gates SET until = now(), closed_at = closed_at - interval '10 seconds'`); err != nil {
 		t.Fatal(err)
 	}
 	b.eventually("the queue goes on", func() bool {
@@ -459,7 +459,7 @@ func TestJudgeGate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			gate := postgres.Gate{Cause: c.cause, InARow: 1, ClosedAt: closedAt, Until: closedAt.Add(courier.MinGate)}
-			change, closed := judgeGate(gate, c.cause != "", c.reason, c.rest, c.opened, c.started, ended)
+			change, closed := judgeGate(gate, c.cause != "", c.reason, c.rest, c.opened, c.started, ended, 0)
 			got := "nothing"
 			switch {
 			case change == nil:

@@ -82,9 +82,6 @@ func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailablePa
 		if free <= 0 {
 			return jobs, nil
 		}
-		if err := q.learnLimits(ctx, free); err != nil {
-			return jobs, err
-		}
 		grants := q.ring.take(free, slots, maxLanes)
 		if len(grants) == 0 {
 			return jobs, nil
@@ -202,26 +199,4 @@ func (q *Queue) putOff(ctx context.Context, jobs []*rivertype.JobRow) {
 			return
 		}
 	}
-}
-
-// learnLimits reads the limits of the lanes that come next and have none yet.
-func (q *Queue) learnLimits(ctx context.Context, n int) error {
-	ids, sharers := q.ring.unknown(min(n, maxLanes))
-	if len(ids) == 0 {
-		return nil
-	}
-	limits, err := q.cfg.Limits(ctx, ids, sharers)
-	if err != nil {
-		return fmt.Errorf("read the limits of %d webhooks: %w", len(ids), err)
-	}
-	learned := make(map[webhook.ID]Limit, len(ids))
-	for _, id := range ids {
-		limit, exists := limits[id]
-		if !exists {
-			limit = Limit{MaxInFlight: webhook.DefaultMaxInFlight, Owned: true} // nothing is sent
-		}
-		learned[id] = limit
-	}
-	q.ring.learn(learned)
-	return nil
 }

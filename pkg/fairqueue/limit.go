@@ -1,6 +1,7 @@
 package fairqueue
 
 import (
+	"slices"
 	"time"
 
 	"github.com/fairhook/fairhook/pkg/webhook"
@@ -51,26 +52,40 @@ func (r *ring) limitOf(id webhook.ID, now time.Time) (limit Limit, known bool) {
 	return limit, limit.MaxInFlight >= r.sharers
 }
 
-// unknown lists the lanes among the first n of the ring whose limits must be
-// learned before they can be fetched, and says among how many dispatchers caps are
-// divided. Whoever asks reads them and calls learn.
+// unknown takes up to n of the lanes whose limits must be learned before they can
+// be fetched, and says among how many dispatchers caps are divided. Whoever asks
+// reads them and calls learn, or forsake.
 func (r *ring) unknown(n int) (ids []webhook.ID, sharers int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	clear(r.changed)
-	r.allChanged = false
-	now := r.now()
-	for _, l := range r.active[:min(n, len(r.active))] {
-		if _, known := r.limitOf(l.id, now); !known {
-			ids = append(ids, l.id)
-		}
+	n = min(n, len(r.strangers))
+	for _, l := range r.strangers[:n] {
+		ids = append(ids, l.id)
+		// From here on a change makes what is being read worthless.
+		l.changed = false
+	}
+	r.strangers = slices.Delete(r.strangers, 0, n)
+	if len(r.strangers) > 0 {
+		signal(r.strange) // for somebody else
 	}
 	return ids, r.sharers
 }
 
+// forsake puts lanes back whose limits could not be read.
+func (r *ring) forsake(ids []webhook.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range ids {
+		if l := r.lanes[id]; l != nil && l.strange {
+			r.strangers = append(r.strangers, l)
+		}
+	}
+}
+
 // learn takes note of limits, except of webhooks that changed while they were
-// being read: those stay unknown.
-func (r *ring) learn(limits map[webhook.ID]Limit) {
+// being read, and wakes their lanes. It reports whether there is something new to
+// fetch.
+func (r *ring) learn(limits map[webhook.ID]Limit) (woken bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.limits)+len(limits) > maxLimits {
@@ -78,19 +93,25 @@ func (r *ring) learn(limits map[webhook.ID]Limit) {
 	}
 	now := r.now()
 	for id, limit := range limits {
-		if _, changed := r.changed[id]; changed || r.allChanged {
-			continue
-		}
-		r.limits[id] = limit
 		l := r.lanes[id]
 		if l == nil {
+			r.limits[id] = limit
 			continue
 		}
-		r.moveHost(l, limit.Host)
-		if limit.GateUntil.After(now) {
-			r.gateLocked(l, limit.GateUntil)
+		if !l.changed {
+			r.limits[id] = limit
+			r.moveHost(l, limit.Host)
+			if limit.GateUntil.After(now) {
+				r.gateLocked(l, limit.GateUntil)
+			}
+		}
+		if l.strange {
+			l.strange = false
+			woken = r.wakeLocked(l) || woken
+			r.forget(l)
 		}
 	}
+	return woken
 }
 
 // unlearn forgets a webhook's limit and gate, so that the next fetch asks for
@@ -99,7 +120,6 @@ func (r *ring) unlearn(id webhook.ID) (woken bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.limits, id)
-	r.changed[id] = struct{}{}
 	return r.reconsider(r.lanes[id])
 }
 
@@ -108,7 +128,6 @@ func (r *ring) unlearnAll() (woken bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	clear(r.limits)
-	r.allChanged = true
 	for _, l := range r.lanes {
 		woken = r.reconsider(l) || woken
 	}
@@ -121,7 +140,7 @@ func (r *ring) reconsider(l *lane) bool {
 	if l == nil {
 		return false
 	}
-	l.gateUntil = time.Time{}
+	l.gateUntil, l.changed = time.Time{}, true
 	if !l.capped && !l.missed {
 		return false
 	}

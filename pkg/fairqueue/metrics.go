@@ -10,6 +10,7 @@ type metrics struct {
 	staleFinishes  prometheus.Counter
 	tokens         prometheus.Counter
 	tokenErrors    prometheus.Counter
+	learnErrors    prometheus.Counter
 	givenBack      *prometheus.CounterVec
 	leader         prometheus.Gauge
 	dutyErrors     *prometheus.CounterVec
@@ -47,6 +48,10 @@ func newMetrics(reg prometheus.Registerer, q *Queue) *metrics {
 			Name: "fairhook_delivery_token_errors_total",
 			Help: "Exchanges of delivery tokens that failed: meanwhile webhooks with a rate_per_second wait.",
 		}),
+		learnErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "fairhook_lane_limit_errors_total",
+			Help: "Questions about webhooks' limits that failed: meanwhile lanes that were not known wait.",
+		}),
 		givenBack: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fairhook_given_back_deliveries_total",
 			Help: "Running deliveries taken from an instance that died (dead) or a claim that was lost (lost), by what became of them.",
@@ -75,7 +80,7 @@ func newMetrics(reg prometheus.Registerer, q *Queue) *metrics {
 		})
 	}
 	reg.MustRegister(
-		m.fetchDuration, m.fetched, m.fetchErrors, m.discoverErrors, m.staleFinishes, m.tokens, m.tokenErrors, m.givenBack,
+		m.fetchDuration, m.fetched, m.fetchErrors, m.discoverErrors, m.staleFinishes, m.tokens, m.tokenErrors, m.learnErrors, m.givenBack,
 		m.leader, m.dutyErrors, m.dutySuccess,
 		lanes("fairhook_lanes_active", "Lanes in this dispatcher's ring.", func(active, _, _ int) int { return active }),
 		lanes("fairhook_lanes_gated", "Lanes that have something due behind a gate.", func(_, gated, _ int) int { return gated }),

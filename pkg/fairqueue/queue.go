@@ -165,6 +165,9 @@ func (q *Queue) Run(ctx context.Context) error {
 	wg.Go(func() { q.runTimer(ctx) })
 	wg.Go(func() { q.runDiscovery(ctx) })
 	wg.Go(func() { q.runReconcile(ctx) })
+	for range learners {
+		wg.Go(func() { q.runLearner(ctx) })
+	}
 	wg.Go(func() { q.runTokens(ctx) })
 	wg.Go(func() { q.runOwners(ctx) })
 	wg.Wait()

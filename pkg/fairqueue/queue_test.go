@@ -109,9 +109,20 @@ func (b *testBundle) insert(t *testing.T, hook webhook.ID, n int) []webhook.ID {
 	return events
 }
 
+// learnAll learns of all lanes that are not known.
+func (b *testBundle) learnAll(t *testing.T) {
+	t.Helper()
+	for isUp(b.ring.strange) {
+		if err := b.learn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // fetchJobs asks for up to n jobs as River would.
 func (b *testBundle) fetchJobs(t *testing.T, n int) []*rivertype.JobRow {
 	t.Helper()
+	b.learnAll(t)
 	result, err := b.pilot.JobGetAvailable(t.Context(), b.exec, producerState{b.Queue}, b.fetchParams(n))
 	if err != nil {
 		t.Fatal(err)
@@ -275,6 +286,7 @@ func TestFetch(t *testing.T) {
 		}
 		isUp(b.kick)
 		b.setLimit(hook, Limit{MaxInFlight: 10})
+		b.learnAll(t)
 		if !isUp(b.kick) {
 			t.Error("resuming did not wake the producer")
 		}
@@ -373,6 +385,7 @@ func TestFetch(t *testing.T) {
 		b := setup(t)
 		b.insert(t, b.newID(), 1)
 		b.discoverAll(t)
+		b.learnAll(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		_, err := b.pilot.JobGetAvailable(ctx, b.exec, nil, b.fetchParams(5))
@@ -819,8 +832,61 @@ func TestDiscoveryVisitsEveryLane(t *testing.T) {
 	if active, _, _ := b.ring.stats(); active != lanes {
 		t.Errorf("found %d of %d lanes", active, lanes)
 	}
+	b.learnAll(t)
 	if !isUp(b.kick) {
 		t.Error("nobody was told")
+	}
+}
+
+// TestAFetchWaitsForNoLimits has the database take its time over the limits of one
+// lane, while another is fetched.
+func TestAFetchWaitsForNoLimits(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	known, stranger := b.newID(), b.newID()
+	b.insert(t, known, 1)
+	b.discoverAll(t)
+	b.learnAll(t)
+	release, asked := make(chan struct{}), make(chan struct{})
+	b.cfg.Limits = func(ctx context.Context, ids []webhook.ID, sharers int) (map[webhook.ID]Limit, error) {
+		close(asked)
+		<-release
+		return b.readLimits(ctx, ids, sharers)
+	}
+	b.insert(t, stranger, 1)
+	b.discoverAll(t)
+	learned := make(chan error, 1)
+	go func() { learned <- b.learn(t.Context()) }()
+	<-asked
+	result, err := b.pilot.JobGetAvailable(t.Context(), b.exec, nil, b.fetchParams(10))
+	if err != nil || len(result.Jobs) != 1 || result.Jobs[0].Queue != Lane(known) {
+		t.Errorf("fetched %v, %v; want the job of the lane that is known", result, err)
+	}
+	close(release)
+	if err := <-learned; err != nil {
+		t.Fatal(err)
+	}
+	if !isUp(b.kick) || len(b.fetchJobs(t, 10)) != 1 {
+		t.Error("the other lane is not fetched once its limits are known")
+	}
+}
+
+// TestLanesWhoseLimitsCannotBeReadAreAskedForAgain loses no lane to a question that
+// failed.
+func TestLanesWhoseLimitsCannotBeReadAreAskedForAgain(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	hook := b.newID()
+	b.insert(t, hook, 1)
+	b.discoverAll(t)
+	limits := b.cfg.Limits
+	b.cfg.Limits = func(context.Context, []webhook.ID, int) (map[webhook.ID]Limit, error) { return nil, errors.New("away") }
+	if err := b.learn(t.Context()); err == nil {
+		t.Fatal("the question did not fail")
+	}
+	b.cfg.Limits = limits
+	if err := b.learn(t.Context()); err != nil || len(b.fetchJobs(t, 10)) != 1 {
+		t.Errorf("the lane is lost: %v", err)
 	}
 }
 

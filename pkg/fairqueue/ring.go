@@ -19,9 +19,9 @@ import (
 // nothing else of the hundred thousand lanes a database may hold is kept.
 type ring struct {
 	now func() time.Time // the database's clock
-	// thirst is raised when lanes need tokens, and timer when there is a new due
-	// time. Both are signals.
-	thirst, timer chan struct{}
+	// strange is raised when there are lanes whose limits must be learned, thirst when
+	// lanes need tokens, and timer when there is a new due time. All are signals.
+	strange, thirst, timer chan struct{}
 
 	mu     sync.Mutex
 	lanes  map[webhook.ID]*lane
@@ -34,11 +34,8 @@ type ring struct {
 	// limits is what is known of webhooks' limits. A lane whose limit is not
 	// known is not fetched until it has been learned.
 	limits map[webhook.ID]Limit
-	// changed are the webhooks that were unlearned since limits were last asked
-	// for, and allChanged says that all were: what is being read of them may be
-	// what they were before.
-	changed    map[webhook.ID]struct{}
-	allChanged bool
+	// strangers are the lanes whose limits must be learned.
+	strangers []*lane
 	// sharers is how many dispatchers share a webhook's cap, at least 1.
 	sharers int
 	// hosts are the target hosts of the lanes in memory, and hostCap how many
@@ -76,6 +73,9 @@ type lane struct {
 	// dueIndex is the lane's place in ring.due, or -1.
 	dueIndex int
 
+	strange bool // in ring.strangers, or being learned of
+	changed bool // its webhook has changed since its limit was last asked for
+
 	host       *host // nil: its limit is not known, or names none
 	hostName   string
 	awaitsHost bool // in host.waiting
@@ -102,8 +102,8 @@ type grant struct {
 
 func newRing(now func() time.Time) *ring {
 	return &ring{
-		now: now, thirst: make(chan struct{}, 1), timer: make(chan struct{}, 1),
-		lanes: map[webhook.ID]*lane{}, limits: map[webhook.ID]Limit{}, changed: map[webhook.ID]struct{}{},
+		now: now, strange: make(chan struct{}, 1), thirst: make(chan struct{}, 1), timer: make(chan struct{}, 1),
+		lanes: map[webhook.ID]*lane{}, limits: map[webhook.ID]Limit{},
 		hosts: map[string]*host{}, paces: map[webhook.ID]*pace{}, sharers: 1,
 	}
 }
@@ -163,7 +163,7 @@ func (r *ring) get(id webhook.ID) *lane {
 }
 
 func (r *ring) wakeLocked(l *lane) bool {
-	if l.queued || l.thirsty {
+	if l.queued || l.thirsty || l.strange {
 		return false
 	}
 	if r.shut(l) {
@@ -171,19 +171,23 @@ func (r *ring) wakeLocked(l *lane) bool {
 		return false
 	}
 	now := r.now()
-	if limit, known := r.limitOf(l.id, now); known {
-		if r.room(l, limit) <= 0 {
-			l.capped = true
-			r.awaitHost(l)
-			return false
-		}
-		if limit.RatePerSecond > 0 && l.usable(now) == 0 {
-			r.needToken(l, now)
-			return false
-		}
+	limit, known := r.limitOf(l.id, now)
+	switch {
+	case !known:
+		l.strange = true
+		r.strangers = append(r.strangers, l)
+		signal(r.strange)
+		return false
+	case r.room(l, limit) <= 0:
+		l.capped = true
+		r.awaitHost(l)
+		return false
+	case limit.RatePerSecond > 0 && l.usable(now) == 0:
+		r.needToken(l, now)
+		return false
 	}
 	l.queued = true
-	l.weight = max(1, r.limits[l.id].Weight)
+	l.weight = max(1, limit.Weight)
 	r.weight += l.weight
 	if l.inTurn {
 		r.active = slices.Insert(r.active, 0, l)
@@ -484,7 +488,7 @@ func (r *ring) sweep() {
 
 // forget drops a lane that holds no state.
 func (r *ring) forget(l *lane) {
-	if !l.queued && !l.thirsty && l.granted == 0 && l.inFlight == 0 && !l.missed && !l.capped && l.dueIndex < 0 && !l.awaitsHost {
+	if !l.queued && !l.thirsty && !l.strange && l.granted == 0 && l.inFlight == 0 && !l.missed && !l.capped && l.dueIndex < 0 && !l.awaitsHost {
 		r.leaveHost(l)
 		delete(r.lanes, l.id)
 	}
@@ -500,7 +504,7 @@ func (r *ring) stats() (active, gated, inFlight int) {
 		}
 		inFlight += l.inFlight
 	}
-	return len(r.active), gated, inFlight
+	return len(r.active) + len(r.strangers), gated, inFlight
 }
 
 // slowed counts the lanes whose pace is below what their caps would allow here.

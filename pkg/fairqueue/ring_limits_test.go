@@ -341,6 +341,9 @@ func TestRingKeepsToOneDispatcher(t *testing.T) {
 		}
 		r.renewed(ids, map[webhook.ID]time.Time{ids[0]: ringStart.Add(time.Minute)})
 		*now = ringStart.Add(2 * time.Second)
+		if got := r.take(10, 1000, 10); len(got) != 1 || got[0].lane.id != ids[0] {
+			t.Errorf("offered %v, want only the lane whose lease was renewed", limitsOf(got))
+		}
 		if unknown, _ := r.unknown(10); len(unknown) != 1 || unknown[0] != ids[1] {
 			t.Errorf("asks for %v, want only the lane whose lease was not renewed", unknown)
 		}

@@ -32,31 +32,56 @@ const GateHeard = 900 * time.Millisecond
 // and is no left-over from before.
 func (g Gate) Follows(started time.Time) bool { return started.After(g.ClosedAt.Add(GateHeard)) }
 
-// closeGateSQL closes a gate. The breaker's stays the breaker's, whatever its
-// probe is answered: only a success ends it.
-const closeGateSQL = `
-INSERT INTO fairhook.lane_gates AS g (webhook_id, cause, until, closed_at)
-VALUES ($1, $2, $3, $4)
+// closeGatesSQL closes gates, at most one of each webhook. The breaker's stays the
+// breaker's, whatever its probe is answered: only a success ends it.
+const closeGatesSQL = `
+INSERT INTO fairhook.lane_gates AS g (webhook_id, cause, until, closed_at, attempt_at)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[])
 ON CONFLICT (webhook_id) DO UPDATE SET
 	cause = CASE g.cause WHEN 'breaker' THEN g.cause ELSE excluded.cause END,
 	until = greatest(g.until, excluded.until),
-	in_a_row = CASE WHEN $5 > g.closed_at + $6::interval THEN g.in_a_row + 1 ELSE g.in_a_row END,
-	closed_at = CASE WHEN $5 > g.closed_at + $6::interval THEN excluded.closed_at ELSE g.closed_at END,
-	probe_by = CASE WHEN $5 > g.closed_at + $6::interval THEN NULL ELSE g.probe_by END,
-	probe_until = CASE WHEN $5 > g.closed_at + $6::interval THEN NULL ELSE g.probe_until END,
-	updated_at = clock_timestamp()`
+	in_a_row = CASE WHEN excluded.attempt_at > g.closed_at + $6::interval THEN g.in_a_row + 1 ELSE g.in_a_row END,
+	closed_at = CASE WHEN excluded.attempt_at > g.closed_at + $6::interval THEN excluded.closed_at ELSE g.closed_at END,
+	probe_by = CASE WHEN excluded.attempt_at > g.closed_at + $6::interval THEN NULL ELSE g.probe_by END,
+	probe_until = CASE WHEN excluded.attempt_at > g.closed_at + $6::interval THEN NULL ELSE g.probe_until END,
+	attempt_at = excluded.attempt_at`
 
-const openGateSQL = `DELETE FROM fairhook.lane_gates WHERE webhook_id = $1 AND closed_at + $3::interval < $2`
+// openGatesSQL opens gates by attempts that followed them.
+const openGatesSQL = `
+DELETE FROM fairhook.lane_gates g USING unnest($1::uuid[], $2::timestamptz[]) AS a (id, attempt_at)
+WHERE g.webhook_id = a.id AND g.closed_at + $3::interval < a.attempt_at`
 
-// queueGateChanges adds gate changes to a batch, in an order that is the same for
+// queueGateChanges adds gate changes to a batch: two statements for all of them,
+// unless a webhook has several. Rows are changed in an order that is the same for
 // all, so that two transactions do not wait for each other.
 func queueGateChanges(batch *pgx.Batch, changes []GateChange) {
+	changes = slices.Clone(changes)
 	slices.SortStableFunc(changes, func(a, b GateChange) int { return bytes.Compare(a.WebhookID[:], b.WebhookID[:]) })
-	for _, c := range changes {
-		if c.Cause == "" {
-			batch.Queue(openGateSQL, c.WebhookID, c.StartedAt, GateHeard)
-		} else {
-			batch.Queue(closeGateSQL, c.WebhookID, c.Cause, c.Until, c.At, c.StartedAt, GateHeard)
+	for len(changes) > 0 {
+		var (
+			shut, open             []webhook.ID
+			causes                 []string
+			until, at              []time.Time
+			shutStarted, openStart []time.Time
+			later                  []GateChange
+		)
+		for i, c := range changes {
+			switch {
+			case i > 0 && changes[i-1].WebhookID == c.WebhookID:
+				later = append(later, c)
+			case c.Cause == "":
+				open, openStart = append(open, c.WebhookID), append(openStart, c.StartedAt)
+			default:
+				shut, causes = append(shut, c.WebhookID), append(causes, string(c.Cause))
+				until, at, shutStarted = append(until, c.Until), append(at, c.At), append(shutStarted, c.StartedAt)
+			}
 		}
+		if len(shut) > 0 {
+			batch.Queue(closeGatesSQL, shut, causes, until, at, shutStarted, GateHeard)
+		}
+		if len(open) > 0 {
+			batch.Queue(openGatesSQL, open, openStart, GateHeard)
+		}
+		changes = later
 	}
 }

@@ -84,7 +84,7 @@ func WebhookLimits(ctx context.Context, q Querier, ids []webhook.ID) ([]WebhookL
 func ClaimProbes(ctx context.Context, q Querier, instance string, ids []webhook.ID, forAt []time.Duration) (map[webhook.ID]time.Time, error) {
 	rows, err := q.Query(ctx, `
 		UPDATE fairhook.lane_gates g
-		SET probe_by = $1, probe_until = now() + a.life, updated_at = clock_timestamp()
+		SET probe_by = $1, probe_until = now() + a.life
 		FROM unnest($2::uuid[], $3::interval[]) AS a (id, life)
 		WHERE g.webhook_id = a.id AND g.cause = 'breaker' AND g.until <= now()
 		  AND (g.probe_until IS NULL OR g.probe_until <= now() OR g.probe_by = $1)

@@ -20,12 +20,12 @@ func TestSweep(t *testing.T) {
 				retry_schedule_seconds, max_age_seconds)
 			VALUES ('00000000-0000-7000-8000-000000000001', 'acme', 'http://x', '', '{}', 'active', '{}', 1, 1, '{}', 1)`)
 		exec(t, db, `
-			INSERT INTO fairhook.lane_gates (webhook_id, cause, until, closed_at) VALUES
-				(gen_random_uuid(), 'receiver', now() - interval '61 min', now() - interval '2 h'),             -- dead
-				(gen_random_uuid(), 'receiver', now() - interval '59 min', now() - interval '2 h'),
-				(gen_random_uuid(), 'receiver', now() + interval '1 min', now() - interval '2 h'),
-				(gen_random_uuid(), 'breaker', now() - interval '2 h', now() - interval '3 h'),                 -- dead: no webhook
-				('00000000-0000-7000-8000-000000000001', 'breaker', now() - interval '2 h', now() - interval '3 h');
+			INSERT INTO fairhook.lane_gates (webhook_id, cause, until, closed_at, attempt_at) VALUES
+				(gen_random_uuid(), 'receiver', now() - interval '61 min', now() - interval '2 h', now()),      -- dead
+				(gen_random_uuid(), 'receiver', now() - interval '59 min', now() - interval '2 h', now()),
+				(gen_random_uuid(), 'receiver', now() + interval '1 min', now() - interval '2 h', now()),
+				(gen_random_uuid(), 'breaker', now() - interval '2 h', now() - interval '3 h', now()),          -- dead: no webhook
+				('00000000-0000-7000-8000-000000000001', 'breaker', now() - interval '2 h', now() - interval '3 h', now());
 			INSERT INTO fairhook.lane_owners (webhook_id, owner, until) VALUES
 				(gen_random_uuid(), 'i', now() - interval '61 min'),                                            -- dead
 				(gen_random_uuid(), 'i', now() - interval '59 min');

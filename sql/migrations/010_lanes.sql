@@ -22,11 +22,10 @@ CREATE TABLE fairhook.lane_gates (
     until       timestamptz NOT NULL,               -- when it opens; the breaker's: when one delivery may probe
     in_a_row    integer     NOT NULL DEFAULT 1,     -- gates since the last success
     closed_at   timestamptz NOT NULL,               -- when the last of them began
+    attempt_at  timestamptz NOT NULL,               -- when the attempt began that said so
     probe_by    text,                               -- the instance that may send the breaker's probe
-    probe_until timestamptz,                        -- and how long nobody else may
-    updated_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+    probe_until timestamptz                         -- and how long nobody else may
 );
-CREATE INDEX lane_gates_updated_idx ON fairhook.lane_gates (updated_at);
 
 -- When gates closed and opened, and why: append-only, for people and for explain.
 CREATE TABLE fairhook.lane_events (
@@ -151,14 +150,15 @@ CREATE FUNCTION fairhook.lane_gates_changed() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 BEGIN
     IF TG_OP <> 'DELETE' THEN
-        -- A new lease of the probe changes neither the gate nor its time.
+        -- A lease of the probe changes neither the gate nor its time, and is nobody's
+        -- news: those who ask for it too learn that it is taken.
         IF TG_OP = 'UPDATE' AND NEW.closed_at = OLD.closed_at AND NEW.until = OLD.until AND NEW.cause = OLD.cause THEN
             IF NEW.probe_by IS NOT NULL AND NEW.probe_until IS DISTINCT FROM OLD.probe_until THEN
                 INSERT INTO fairhook.lane_events (webhook_id, event, cause, until) VALUES (NEW.webhook_id, 'probing', NEW.cause, NEW.probe_until);
             END IF;
-        ELSE
-            INSERT INTO fairhook.lane_events (webhook_id, event, cause, until) VALUES (NEW.webhook_id, 'closed', NEW.cause, NEW.until);
+            RETURN NULL;
         END IF;
+        INSERT INTO fairhook.lane_events (webhook_id, event, cause, until) VALUES (NEW.webhook_id, 'closed', NEW.cause, NEW.until);
         PERFORM pg_notify('fairhook.lanes', NEW.webhook_id::text);
     ELSE
         -- The breaker's gate opens with the success that deletes its row, any other when
