@@ -195,7 +195,19 @@ func (b *bench) fillBacklog(ctx context.Context, id webhook.ID, n int) error {
 	if err := work.Wait(); err != nil {
 		return fmt.Errorf("insert a backlog: %w", err)
 	}
-	return nil
+	// A backlog that grew over time had its vacuums and checkpoints meanwhile.
+	return b.settle(ctx, "river_job", "events")
+}
+
+// settle brings tables that were filled at once into the state that they have when
+// they were filled over time.
+func (b *bench) settle(ctx context.Context, tables ...string) error {
+	for _, table := range tables {
+		if err := b.exec(ctx, `VACUUM (ANALYZE) fairhook.`+table); err != nil {
+			return fmt.Errorf("tidy %s: %w", table, err)
+		}
+	}
+	return b.checkpoint(ctx)
 }
 
 // The rows of paused webhooks, like a given one in all else, and of deliveries
@@ -241,12 +253,7 @@ func (b *bench) fillGated(ctx context.Context, like webhook.ID, webhooks, waitin
 	if err := work.Wait(); err != nil {
 		return err
 	}
-	for _, statement := range []string{`VACUUM (ANALYZE) fairhook.river_job`, `VACUUM (ANALYZE) fairhook.webhooks`} {
-		if err := b.exec(ctx, statement); err != nil {
-			return fmt.Errorf("tidy the tables: %w", err)
-		}
-	}
-	return b.checkpoint(ctx)
+	return b.settle(ctx, "river_job", "webhooks")
 }
 
 func (b *bench) count(ctx context.Context, query string) (n int, err error) {

@@ -388,3 +388,23 @@ func TestFetchRestsWhileOthersMayTakeTheInstanceForDead(t *testing.T) {
 		t.Errorf("once it is heard again it fetched %d of 1, and holds %d", len(jobs), b.Held())
 	}
 }
+
+func TestAVacuumIsDueByTheTablesSizeAndTakesATenthOfTheTime(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		dead, live  int64
+		since, took time.Duration
+		want        bool
+	}{
+		{vacuumDeadRows - 1, 0, time.Hour, 0, false},
+		{vacuumDeadRows, 0, time.Hour, 0, true},
+		{vacuumDeadRows, 5_000_000, time.Hour, 0, false}, // its indexes are read as a whole
+		{500_000, 5_000_000, time.Hour, 0, true},
+		{500_000, 5_000_000, 29 * time.Second, 3 * time.Second, false},
+		{500_000, 5_000_000, 30 * time.Second, 3 * time.Second, true},
+	} {
+		if got := vacuumDue(c.dead, c.live, c.since, c.took); got != c.want {
+			t.Errorf("%d dead beside %d, %s after one that took %s: %v", c.dead, c.live, c.since, c.took, got)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,17 +16,27 @@ import (
 const (
 	// vacuumDeadRows is how many dead rows the job table may have: what its own
 	// autovacuum threshold says too, for which nobody looks more often than the
-	// server's autovacuum_naptime, a minute by default.
+	// server's autovacuum_naptime, a minute by default. Of a large table one in
+	// vacuumDeadPart may be dead, since a vacuum reads its indexes as a whole.
 	vacuumDeadRows = 20_000
-	// vacuumRest is how old the last vacuum must be, in seconds.
-	vacuumRest = 5
+	vacuumDeadPart = 10
+	// vacuumRest is how old the last vacuum must be, in seconds, and vacuumShare
+	// keeps vacuums to one part in so many of the time.
+	vacuumRest  = 5
+	vacuumShare = 10
 )
+
+// vacuumDue says whether a table with so many dead and live rows is vacuumed, so long
+// after the end of a vacuum that took so long. It is pure.
+func vacuumDue(dead, live int64, since, took time.Duration) bool {
+	return dead >= max(vacuumDeadRows, live/vacuumDeadPart) && since >= vacuumShare*took
+}
 
 // tableStateSQL reads what decides whether the job table is vacuumed. Whether this
 // role may is asked beforehand, since Postgres only warns one that may not. The
 // right to MAINTAIN came with Postgres 17.
 const tableStateSQL = `
-SELECT coalesce(s.n_dead_tup, 0),
+SELECT coalesce(s.n_dead_tup, 0), coalesce(s.n_live_tup, 0),
        coalesce(greatest(s.last_vacuum, s.last_autovacuum) < now() - make_interval(secs => $1), true),
        pg_has_role(c.relowner, 'USAGE') OR pg_has_role(d.datdba, 'USAGE') OR
        CASE WHEN current_setting('server_version_num')::integer >= 170000
@@ -49,6 +60,10 @@ type Vacuum struct {
 	dead      prometheus.Gauge
 	permitted prometheus.Gauge
 	warned    sync.Once
+
+	mu    sync.Mutex    // one run at a time
+	ended time.Time     // when the last vacuum here ended; guarded by mu
+	took  time.Duration // and how long it took; guarded by mu
 }
 
 // NewVacuum makes the duty over a pool that allows every kind of plan.
@@ -77,11 +92,13 @@ func NewVacuum(db postgres.Querier, logger *slog.Logger, reg prometheus.Register
 // ago. A role that may not is told once, in the log, and by a metric: it is no
 // failure, since the server's own vacuum goes on.
 func (v *Vacuum) Run(ctx context.Context) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	var (
-		dead              int64
+		dead, live        int64
 		rested, permitted bool
 	)
-	if err := v.db.QueryRow(ctx, tableStateSQL, vacuumRest).Scan(&dead, &rested, &permitted); err != nil {
+	if err := v.db.QueryRow(ctx, tableStateSQL, vacuumRest).Scan(&dead, &live, &rested, &permitted); err != nil {
 		return fmt.Errorf("look at the job table's dead rows: %w", err)
 	}
 	v.dead.Set(float64(dead))
@@ -93,14 +110,17 @@ func (v *Vacuum) Run(ctx context.Context) error {
 		return nil
 	}
 	v.permitted.Set(1)
-	if dead < vacuumDeadRows || !rested {
+	if !rested || !vacuumDue(dead, live, time.Since(v.ended), v.took) {
 		return nil
 	}
+	started := time.Now()
 	// The simple protocol: a VACUUM cannot be one of several statements, and a plan
 	// of it is nothing to keep.
 	if _, err := v.db.Exec(ctx, vacuumSQL, pgx.QueryExecModeSimpleProtocol); err != nil {
 		return fmt.Errorf("vacuum the job table: %w", err)
 	}
+	v.ended = time.Now()
+	v.took = v.ended.Sub(started)
 	v.runs.Inc()
 	return nil
 }
