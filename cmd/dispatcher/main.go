@@ -58,6 +58,10 @@ type config struct {
 	proxy *egress.Proxy // of EgressProxy
 }
 
+// spareMemory is how much memory may lie about uncollected, besides as much as is in
+// use.
+const spareMemory = 256 << 20
+
 const about = `Works deliveries: fetches them fairly, sends them, records each attempt, and
 retries on each webhook's schedule. One of them, the leader, also looks after
 the database: partitions, retention, vacuum. Any number of copies share one database; each
@@ -181,6 +185,7 @@ func run(ctx context.Context, cfg config) error {
 	})
 
 	stages := daemon.NewStages(logger, cfg.ShutdownTimeout)
+	stages.Add("memory", daemon.TuneGC(os.LookupEnv, spareMemory))
 	stages.AddDrained("health", daemon.Serve(daemon.NewHTTPServer(health.Handler(registry), logger), listener))
 	stages.Add("dispatcher", func(ctx context.Context) error {
 		d, err := dispatch.New(ctx, dispatch.Config{

@@ -37,6 +37,10 @@ func main() {
 	os.Exit(daemon.Execute(newCommand()))
 }
 
+// spareMemory is how much memory may lie about uncollected, besides as much as is in
+// use: little enough for ingest to stay under 400 MiB with a full buffer.
+const spareMemory = 128 << 20
+
 // maxBodyBytes is the largest limit for bodies that may be chosen: a body is
 // held in memory, and a Postgres value may not be much larger.
 const maxBodyBytes = 256 << 20
@@ -240,6 +244,7 @@ func run(ctx context.Context, cfg config, logs io.Writer) error {
 	front := ingest.NewFront(health.Livez(), health.Readyz(), daemon.MetricsHandler(registry), cfg.RequestTimeout, logger)
 
 	stages := daemon.NewStages(logger, cfg.ShutdownTimeout)
+	stages.Add("memory", daemon.TuneGC(os.LookupEnv, spareMemory))
 	stages.Add("ingest", func(ctx context.Context) error {
 		if err := prepare(ctx, pool, logger); err != nil {
 			if ctx.Err() != nil {
