@@ -757,7 +757,6 @@ CREATE TABLE fairhook.river_job (
 )
 WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=20000, autovacuum_vacuum_cost_delay=0, autovacuum_analyze_scale_factor=0, autovacuum_analyze_threshold=50000);
 CREATE INDEX fairhook_river_job_due_idx ON fairhook.river_job USING btree (scheduled_at) WHERE (state = ANY (ARRAY['retryable'::fairhook.river_job_state, 'scheduled'::fairhook.river_job_state]));
-CREATE INDEX river_job_kind ON fairhook.river_job USING btree (kind);
 CREATE INDEX river_job_prioritized_fetching_index ON fairhook.river_job USING btree (state, queue, priority, scheduled_at, id);
 CREATE INDEX river_job_state_and_finalized_at_index ON fairhook.river_job USING btree (state, finalized_at) WHERE (finalized_at IS NOT NULL);
 CREATE UNIQUE INDEX river_job_unique_idx ON fairhook.river_job USING btree (unique_key) WHERE ((unique_key IS NOT NULL) AND (unique_states IS NOT NULL) AND fairhook.river_job_state_in_bitmask(unique_states, state));

@@ -249,10 +249,10 @@ func (d *Dispatcher) riverConfig(workers *river.Workers) *river.Config {
 		RescueStuckJobsAfter:        rescueAfter,
 		CancelledJobRetentionPeriod: 24 * time.Hour,
 		DiscardedJobRetentionPeriod: 24 * time.Hour,
-		// The indexes that River would reindex by default include two that
-		// migration 003 drops.
+		// The indexes that River would reindex by default include three that
+		// migrations 003 and 010 drop.
 		ReindexerIndexNames: []string{
-			"fairhook_river_job_due_idx", "river_job_kind", "river_job_pkey", "river_job_prioritized_fetching_index",
+			"fairhook_river_job_due_idx", "river_job_pkey", "river_job_prioritized_fetching_index",
 			"river_job_state_and_finalized_at_index", "river_job_unique_idx",
 		},
 		SoftStopTimeout: d.cfg.Drain,
