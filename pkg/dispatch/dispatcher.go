@@ -57,7 +57,6 @@ const (
 	// room for it. It is what a start costs that follows a crash, since the dead one
 	// is waited for too.
 	joinTimeout = 5 * time.Second
-	joinPoll    = 50 * time.Millisecond
 
 	// The fetch: at most one per cooldown, and one per poll interval when nobody
 	// says that there is something. A poll of an empty ring costs no statement; a
@@ -116,7 +115,8 @@ type Dispatcher struct {
 	heartbeat *heartbeat.Heartbeat
 	retention *retention
 	vacuum    *fairqueue.Vacuum
-	working   atomic.Bool // the River client has started and not been told to stop
+	joined    atomic.Int64 // when it began to fetch, by the database's clock, in nanoseconds
+	working   atomic.Bool  // the River client has started and not been told to stop
 }
 
 // New builds a dispatcher. It waits for the database for as long as ctx lives,
@@ -362,9 +362,9 @@ func (d *Dispatcher) work(ctx, drain context.Context) error {
 }
 
 // join waits until this dispatcher may take its part of the webhooks' caps: all others
-// know of it, and what they fetched before they did has been worked. It waits without
-// an end for its own first beat, and no longer than joinTimeout for the others, one of
-// which may be dead, or have a request under way that takes longer.
+// know of it. It waits without an end for its own first beat, and no longer than
+// joinTimeout for the others, one of which may be dead. What they fetched before may be
+// under way for longer, and is counted against the caps (limits).
 func (d *Dispatcher) join(ctx context.Context) {
 	select {
 	case <-ctx.Done():
@@ -373,22 +373,17 @@ func (d *Dispatcher) join(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	known := d.heartbeat.AwaitPeers(ctx)
-	ticker := time.NewTicker(joinPoll)
-	defer ticker.Stop()
-	for ctx.Err() == nil {
-		running, err := d.queue.RunningBefore(ctx, known)
-		switch {
-		case err != nil && ctx.Err() == nil:
-			d.cfg.Logger.DebugContext(ctx, "could not look at what others are working", "error", err)
-		case err == nil && !running:
-			return
-		}
-		select {
-		case <-ctx.Done():
-		case <-ticker.C:
-		}
+	if !d.heartbeat.AwaitPeers(ctx) {
+		d.cfg.Logger.DebugContext(ctx, "not all other dispatchers are known to know of this one")
 	}
+	d.joined.Store(d.clock.Now().UnixNano())
+	d.queue.Reset() // what was learned before it knew of the others
+}
+
+// joining reports whether another dispatcher may still be working what it fetched
+// before this one joined.
+func (d *Dispatcher) joining() bool {
+	return d.clock.Now().Sub(time.Unix(0, d.joined.Load())) < joinMemory
 }
 
 // startRiver starts the client, and tries again while the database is away.

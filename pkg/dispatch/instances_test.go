@@ -132,7 +132,7 @@ func TestInstance(t *testing.T) {
 		b.start()
 		for i := range hooks {
 			w := b.hook(r.URL+"/"+string(rune('a'+i)), func(w *webhook.Webhook) { w.MaxInFlight = inFlight })
-			b.submit(w, 200)
+			b.submit(w, 1000) // more than can be done before the second has joined
 		}
 		b.eventually("every receiver is at its cap", func() bool {
 			mu.Lock()

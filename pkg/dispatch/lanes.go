@@ -15,8 +15,12 @@ const (
 	// probeMargin is how much longer than its request a probe may take before
 	// another dispatcher may send one.
 	probeMargin = 30 * time.Second
-	// lookAgain is when to ask again for a lane that another dispatcher has.
+	// lookAgain is when to ask again for a lane that another dispatcher has, or has
+	// more of than its part.
 	lookAgain = time.Second
+	// joinMemory is how long after this dispatcher joined others may still be working
+	// what they had fetched before.
+	joinMemory = webhook.MaxTimeoutSeconds*time.Second + 30*time.Second
 )
 
 // laneNeed is what must be claimed before a lane can be fetched.
@@ -52,6 +56,45 @@ func laneLimit(w *postgres.WebhookLimit, now time.Time, sharers int) (fairqueue.
 	return l, needNothing
 }
 
+// besideOthers is the limit of a lane whose cap is divided into equal parts, when of
+// it peers others are working so many deliveries each that they had fetched before.
+// What they fetch from now on is within their parts. It is pure.
+func besideOthers(l fairqueue.Limit, elsewhere []int, part, peers int, now time.Time) fairqueue.Limit {
+	return within(l, l.MaxInFlight-peers*part-excess(elsewhere, part), part, now)
+}
+
+// ownedBeside is the limit of a lane that this dispatcher has become the owner of,
+// while others are working what they had fetched before. It is pure.
+func ownedBeside(l fairqueue.Limit, elsewhere []int, now time.Time) fairqueue.Limit {
+	return within(l, l.MaxInFlight-excess(elsewhere, 0), l.MaxInFlight, now)
+}
+
+// excess is how much others have beyond their parts.
+func excess(elsewhere []int, part int) (n int) {
+	for _, has := range elsewhere {
+		n += max(0, has-part)
+	}
+	return n
+}
+
+// within bounds a lane, of which this dispatcher may have part, by what is left for
+// it, and has it asked again in a moment where that is less.
+func within(l fairqueue.Limit, left, part int, now time.Time) fairqueue.Limit {
+	if left >= part {
+		return l
+	}
+	again := now.Add(lookAgain)
+	if l.Until.IsZero() || again.Before(l.Until) {
+		l.Until = again
+	}
+	if left <= 0 {
+		l.GateUntil = again
+	} else {
+		l.MaxHere = left
+	}
+	return l
+}
+
 // hostOf is the target host of a URL, with its port if it names one; empty for
 // what is no URL.
 func hostOf(raw string) string {
@@ -73,6 +116,7 @@ func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) 
 	limits := make(map[webhook.ID]fairqueue.Limit, len(found))
 	var (
 		owners, probes []webhook.ID
+		shared, owned  []webhook.ID // of which others may have more than their part
 		probeLives     []time.Duration
 		probeEnds      = map[webhook.ID]time.Time{}
 	)
@@ -83,6 +127,9 @@ func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) 
 		limits[w.ID] = l
 		switch need {
 		case needNothing:
+			if sharers > 1 && !l.Gated && l.GateUntil.IsZero() && d.joining() {
+				shared = append(shared, w.ID)
+			}
 		case needOwner:
 			owners = append(owners, w.ID)
 		case needProbe:
@@ -117,10 +164,30 @@ func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) 
 			l := limits[id]
 			if end, got := mine[id]; got {
 				l.Owned, l.Until = true, end.Add(-fairqueue.OwnerMargin)
+				owned = append(owned, id)
 			} else {
 				l.GateUntil = soonest(others[id], now)
 			}
 			limits[id] = l
+		}
+	}
+	if len(shared) > 0 {
+		elsewhere, err := d.queue.RunningElsewhere(ctx, shared, time.Unix(0, d.joined.Load()))
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range shared {
+			l := limits[id]
+			limits[id] = besideOthers(l, elsewhere[id], max(1, l.MaxInFlight/sharers), sharers-1, now)
+		}
+	}
+	if len(owned) > 0 {
+		elsewhere, err := d.queue.RunningElsewhere(ctx, owned, now)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range owned {
+			limits[id] = ownedBeside(limits[id], elsewhere[id], now)
 		}
 	}
 	return limits, nil

@@ -214,8 +214,9 @@ func TestBreakerKeepsTheQueue(t *testing.T) {
 	registries := b.startMany(2, func(c *Config) { c.Breaker = limit.BreakerConfig{Attempts: 10} })
 	w := b.hook(r.URL, func(w *webhook.Webhook) { w.MaxInFlight, w.TimeoutSeconds, w.RetrySchedule = 4, 60, []int{3600} })
 	events := b.submit(w, 200)
-	b.eventually("the breaker is open for all", func() bool {
-		return b.count(`SELECT count(*) FROM fairhook.lane_gates WHERE cause = 'breaker'`) == 1 &&
+	b.eventually("the breaker is open for all, and nothing is under way", func() bool {
+		return b.count(`SELECT count(*) FROM fairhook.river_job WHERE state = 'running'`) == 0 &&
+			b.count(`SELECT count(*) FROM fairhook.lane_gates WHERE cause = 'breaker'`) == 1 &&
 			b.gauge(registries[0], "fairhook_lanes_gated") == 1 && b.gauge(registries[1], "fairhook_lanes_gated") == 1
 	})
 	spent := r.count()
@@ -421,6 +422,72 @@ func TestLaneLimit(t *testing.T) {
 				t.Errorf("%+v, need %d, want %+v, need %d", got, need, want, c.need)
 			}
 		})
+	}
+}
+
+func TestALimitLeavesOthersWhatTheyHave(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	again := now.Add(lookAgain)
+	ten := fairqueue.Limit{MaxInFlight: 10}
+	one := fairqueue.Limit{MaxInFlight: 1, Owned: true, Until: now.Add(time.Minute)}
+	for name, c := range map[string]struct {
+		got, want fairqueue.Limit
+	}{
+		"ItsPartWhenTheOthersHaveTheirs":    {besideOthers(ten, []int{5}, 5, 1, now), ten},
+		"ItsPartWhenTheOthersHaveLess":      {besideOthers(ten, []int{1}, 3, 2, now), ten},
+		"WhatIsLeftWhenOneHasMore":          {besideOthers(ten, []int{7}, 5, 1, now), fairqueue.Limit{MaxInFlight: 10, MaxHere: 3, Until: again}},
+		"WhatIsLeftBesideOneWithLess":       {besideOthers(ten, []int{5, 1}, 3, 2, now), fairqueue.Limit{MaxInFlight: 10, MaxHere: 2, Until: again}},
+		"NothingForAMomentWhenTheyHaveAll":  {besideOthers(ten, []int{12}, 5, 1, now), fairqueue.Limit{MaxInFlight: 10, GateUntil: again, Until: again}},
+		"AnOwnerHasAllWhenNobodyIsLeft":     {ownedBeside(one, nil, now), one},
+		"AnOwnerWaitsForThoseBefore":        {ownedBeside(one, []int{1}, now), fairqueue.Limit{MaxInFlight: 1, Owned: true, GateUntil: again, Until: again}},
+		"AnOwnersLeaseThatEndsSoonerCounts": {ownedBeside(fairqueue.Limit{MaxInFlight: 2, Owned: true, Until: now}, []int{1}, now), fairqueue.Limit{MaxInFlight: 2, Owned: true, MaxHere: 1, Until: now}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if c.got != c.want {
+				t.Errorf("%+v, want %+v", c.got, c.want)
+			}
+		})
+	}
+}
+
+// TestACapHoldsWhileADispatcherJoins has a second dispatcher join while the first
+// holds all that a webhook's cap allows, in requests that take longer than the
+// join waits.
+func TestACapHoldsWhileADispatcherJoins(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const inFlight = 6
+	var now, most atomic.Int32
+	release := make(chan struct{})
+	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request) {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for {
+			seen := most.Load()
+			if n <= seen || most.CompareAndSwap(seen, n) {
+				break
+			}
+		}
+		select {
+		case <-release:
+		case <-req.Context().Done():
+		}
+	})
+	b.start()
+	w := b.hook(r.URL, func(w *webhook.Webhook) { w.MaxInFlight, w.TimeoutSeconds = inFlight, 60 })
+	events := b.submit(w, 40)
+	b.eventually("the first holds all that it may", func() bool { return now.Load() == inFlight })
+	reg := prometheus.NewRegistry()
+	b.start(func(c *Config) { c.Registerer = reg })
+	b.eventually("the second has found that nothing is left for it", func() bool { return b.gauge(reg, "fairhook_lanes_gated") == 1 })
+	close(release)
+	for _, event := range events {
+		b.ended(event)
+	}
+	if n := most.Load(); n > inFlight {
+		t.Errorf("%d requests at once, the cap is %d", n, inFlight)
 	}
 }
 

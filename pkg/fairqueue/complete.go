@@ -175,5 +175,4 @@ func (q *Queue) dueAt(id [16]byte, at time.Time) {
 		return
 	}
 	q.ring.wakeAt(id, at)
-	signal(q.ring.timer)
 }

@@ -98,7 +98,7 @@ func (q *Queue) discoverStep(ctx context.Context, cursor string) (n int, last st
 	}
 	var due *time.Time
 	now := q.cfg.Clock.Now()
-	woken, timed := false, false
+	woken := false
 	_, err = pgx.ForEachRow(rows, []any{&last, &due}, func() error {
 		n++
 		id, ok := LaneWebhook(last)
@@ -106,7 +106,6 @@ func (q *Queue) discoverStep(ctx context.Context, cursor string) (n int, last st
 		case !ok || due == nil:
 		case due.After(now):
 			q.ring.wakeAt(id, *due)
-			timed = true
 		case q.ring.wake(id):
 			woken = true
 		}
@@ -114,9 +113,6 @@ func (q *Queue) discoverStep(ctx context.Context, cursor string) (n int, last st
 	})
 	if woken {
 		signal(q.kick)
-	}
-	if timed {
-		signal(q.ring.timer)
 	}
 	if err != nil {
 		return 0, "", fmt.Errorf("discover lanes: %w", err)

@@ -80,6 +80,24 @@ func TestWithoutNotifications(t *testing.T) {
 	})
 }
 
+// TestAGateThatWasLearnedOpensByItself closes a lane by what is learned of it alone:
+// nobody says that it opens.
+func TestAGateThatWasLearnedOpensByItself(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.hears.Store(true) // so that nothing is learned anew each second
+	hook := b.newID()
+	b.setLimit(hook, Limit{MaxInFlight: 5, GateUntil: b.cfg.Clock.Now().Add(300 * time.Millisecond)})
+	b.runBeside(t)
+	b.insert(t, hook, 1)
+	signal(b.look)
+	within(t, lossWait, "the lane is held back", func() bool { _, gated, _ := b.ring.stats(); return gated == 1 })
+	b.mu.Lock()
+	b.limits[hook] = Limit{MaxInFlight: 5}
+	b.mu.Unlock()
+	within(t, lossWait, "the lane is fetched", func() bool { return len(b.fetchJobs(t, 10)) == 1 })
+}
+
 // TestDiscoverySeesEachPriority has lanes whose first entry is not due although a
 // later one, of a lower priority, is.
 func TestDiscoverySeesEachPriority(t *testing.T) {

@@ -31,6 +31,9 @@ type Limit struct {
 	// Owned says that no other dispatcher fetches the lane, so that its cap is not
 	// divided.
 	Owned bool
+	// MaxHere bounds what this dispatcher may have in flight, besides its part of
+	// MaxInFlight; 0: it does not.
+	MaxHere int
 	// Until is when all of this must be asked for anew; zero: when it changes.
 	Until time.Time
 }

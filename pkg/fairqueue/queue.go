@@ -139,7 +139,6 @@ func (q *Queue) Freed() {
 // database's clock. What is waiting keeps its place.
 func (q *Queue) Gate(id webhook.ID, until time.Time) {
 	q.ring.gate(id, until)
-	signal(q.ring.timer)
 }
 
 // Changed says that a webhook's settings changed: its limits are read anew

@@ -111,13 +111,17 @@ func newRing(now func() time.Time) *ring {
 // share is a lane's part of its cap on this dispatcher: an equal one, and at
 // least one, or all of it where the lane has no other dispatcher.
 func (r *ring) share(limit Limit) int {
+	most := max(1, limit.MaxInFlight/r.sharers)
 	switch {
 	case limit.Probe:
-		return 1
+		most = 1
 	case limit.Owned:
-		return limit.MaxInFlight
+		most = limit.MaxInFlight
 	}
-	return max(1, limit.MaxInFlight/r.sharers)
+	if limit.MaxHere > 0 {
+		most = min(most, limit.MaxHere)
+	}
+	return most
 }
 
 // room is how many more jobs of a lane this dispatcher may have in flight: its
@@ -212,6 +216,9 @@ func (r *ring) wakeAtLocked(l *lane, at time.Time) {
 	case at.Before(l.dueAt):
 		l.dueAt = at
 		heap.Fix(&r.due, l.dueIndex)
+	}
+	if r.due[0] == l {
+		signal(r.timer) // it is the next
 	}
 }
 
@@ -394,7 +401,6 @@ func (r *ring) settle(grants []grant, fetched map[webhook.ID]int) (woken bool) {
 			r.giveBack(l, r.limits[l.id], now)
 			if !again.IsZero() {
 				r.wakeAtLocked(l, again)
-				signal(r.timer)
 			}
 		}
 		r.forget(l)

@@ -66,7 +66,6 @@ func (r *ring) giveBack(l *lane, limit Limit, now time.Time) {
 func (r *ring) needToken(l *lane, now time.Time) {
 	if now.Before(l.dryUntil) {
 		r.wakeAtLocked(l, l.dryUntil)
-		signal(r.timer)
 		return
 	}
 	l.thirsty = true

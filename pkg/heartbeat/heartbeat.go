@@ -191,13 +191,12 @@ func (h *Heartbeat) draining() bool {
 }
 
 // AwaitPeers waits for the first beat, and then until every other live instance of the
-// role has beaten after it, and so knows of this one. It returns a moment, by the database's
-// clock, from which on they all did. It gives up, with the zero time, when ctx ends:
-// one of them may be dead.
-func (h *Heartbeat) AwaitPeers(ctx context.Context) time.Time {
+// role has beaten after it, and so knows of this one: then it returns true. It gives up when ctx
+// ends, since one of them may be dead.
+func (h *Heartbeat) AwaitPeers(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():
-		return time.Time{}
+		return false
 	case <-h.known:
 	}
 	ticker := time.NewTicker(joinPoll)
@@ -212,11 +211,11 @@ func (h *Heartbeat) AwaitPeers(ctx context.Context) time.Time {
 			since = now // nobody's beat was before the zero time: look again
 			continue
 		case unaware == 0:
-			return now
+			return true
 		}
 		select {
 		case <-ctx.Done():
-			return time.Time{}
+			return false
 		case <-ticker.C:
 		}
 	}
