@@ -536,11 +536,14 @@ CREATE OR REPLACE FUNCTION fairhook.webhooks_gated()
  SET search_path TO 'pg_catalog'
 AS $function$
 BEGIN
-    IF OLD.status <> 'active' THEN
+    IF OLD.status <> NEW.status AND OLD.status <> 'active' THEN
         INSERT INTO fairhook.lane_events (webhook_id, event, cause) VALUES (OLD.id, 'opened', OLD.status);
     END IF;
-    IF NEW.status <> 'active' THEN
+    IF OLD.status <> NEW.status AND NEW.status <> 'active' THEN
         INSERT INTO fairhook.lane_events (webhook_id, event, cause, detail) VALUES (NEW.id, 'closed', NEW.status, NEW.disabled_reason);
+    END IF;
+    IF OLD.url <> NEW.url OR OLD.status <> NEW.status AND NEW.status = 'active' THEN
+        DELETE FROM fairhook.lane_gates WHERE webhook_id = NEW.id;
     END IF;
     RETURN NULL;
 END $function$;
@@ -869,5 +872,5 @@ CREATE TABLE fairhook.webhooks (
 CREATE INDEX webhooks_gated_idx ON fairhook.webhooks USING btree (id) WHERE (status <> 'active'::text);
 CREATE INDEX webhooks_tenant_idx ON fairhook.webhooks USING btree (tenant, id);
 CREATE TRIGGER webhooks_deleted AFTER DELETE ON fairhook.webhooks FOR EACH ROW EXECUTE FUNCTION fairhook.webhooks_deleted();
-CREATE TRIGGER webhooks_gated AFTER UPDATE OF status ON fairhook.webhooks FOR EACH ROW WHEN ((old.status IS DISTINCT FROM new.status)) EXECUTE FUNCTION fairhook.webhooks_gated();
+CREATE TRIGGER webhooks_gated AFTER UPDATE OF status, url ON fairhook.webhooks FOR EACH ROW WHEN (((old.status <> new.status) OR (old.url <> new.url))) EXECUTE FUNCTION fairhook.webhooks_gated();
 CREATE TRIGGER webhooks_notify AFTER INSERT OR DELETE OR UPDATE ON fairhook.webhooks FOR EACH ROW EXECUTE FUNCTION fairhook.webhooks_notify();

@@ -111,7 +111,7 @@ func Decide(policy Policy, step int, age time.Duration, consecutiveGates int, re
 		if step > len(policy.Schedule) {
 			return exhausted(decision)
 		}
-		decision.Wait = max(decision.Wait, Spread(policy.Schedule[step-1], jitter))
+		decision.Wait = max(decision.Wait, spread(policy.Schedule[step-1], jitter))
 		if asked {
 			decision.Wait = max(decision.Wait, min(result.RetryAfter, MaxRetryAfter))
 		}
@@ -149,8 +149,8 @@ func GateLength(consecutive int) time.Duration {
 	return wait
 }
 
-// Spread moves a wait by up to 10 % to either side, by a number between -1 and 1.
-func Spread(wait time.Duration, jitter float64) time.Duration {
+// spread moves a wait by up to jitterShare of it.
+func spread(wait time.Duration, jitter float64) time.Duration {
 	if math.IsNaN(jitter) {
 		jitter = 0
 	}

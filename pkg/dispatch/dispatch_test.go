@@ -667,7 +667,8 @@ func TestDispatcherCancelsARunningDelivery(t *testing.T) {
 	if len(attempts) != 1 || attempts[0].Reason != webhook.ReasonCancelled || attempts[0].Status != webhook.StatusCancelled {
 		t.Errorf("recorded %+v", attempts)
 	}
-	if took := time.Since(started); took > 20*time.Second {
+	// A second is promised, on a machine that is not busy with other tests.
+	if took := time.Since(started); took > 4*time.Second {
 		t.Errorf("the cancel took %s: it was not heard, only found", took)
 	}
 	b.eventually("River knows that it was cancelled", func() bool {

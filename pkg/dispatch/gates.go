@@ -95,6 +95,11 @@ func countBefore(gate postgres.Gate, known bool, started time.Time) int {
 	return max(0, gate.InARow-1)
 }
 
+// breakerSpread is how far the time of a breaker's gate is moved to either side, as a
+// part of it: breakers that opened together, when a host or a network failed, must not
+// all probe in the same second.
+const breakerSpread = 0.25
+
 // lengthens is by how much an attempt that was under way when a gate closed must
 // ask for more time than that has, to be worth a change.
 const lengthens = time.Second
@@ -135,7 +140,7 @@ func (g *gatekeeper) judge(id webhook.ID, reason webhook.Reason, rest time.Durat
 //
 //   - A receiver that asks for rest gets it.
 //   - A breaker that opens closes the gate, as long as gates in a row last, and
-//     spread by jitter: breakers that opened together do not probe together.
+//     moved by jitter, a number between -1 and 1.
 //   - While the gate is the breaker's, an attempt that was sent after it closed is
 //     the probe: a success opens it, anything else closes it again, for longer.
 //   - A success after any other gate ends the row of gates.
@@ -152,7 +157,8 @@ func judgeGate(
 	}
 	failedProbe := probe && breakerVote(reason) == breakerBad
 	if failedProbe || opened {
-		rest = max(rest, courier.Spread(courier.GateLength(countBefore(gate, known, started)), jitter))
+		length := courier.GateLength(countBefore(gate, known, started))
+		rest = max(rest, length+time.Duration(breakerSpread*jitter*float64(length)))
 	}
 	if rest <= 0 {
 		return nil, false

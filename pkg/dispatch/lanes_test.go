@@ -153,6 +153,37 @@ func TestDispatchersShareGates(t *testing.T) {
 		}
 	})
 
+	t.Run("SomebodyWhoSeesToAWebhookOpensItsGate", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		for name, change := range map[string]string{
+			"another URL":   `UPDATE fairhook.webhooks SET url = url || '/new' WHERE id = $1`,
+			"being resumed": `UPDATE fairhook.webhooks SET status = 'active' WHERE id = $1`,
+		} {
+			w := b.hook("http://127.0.0.1:1/")
+			now := b.clock.Now()
+			gate := postgres.GateChange{WebhookID: w.ID, Cause: postgres.GateBreaker, At: now, Until: now.Add(time.Hour), StartedAt: now}
+			if err := postgres.RecordAttempts(t.Context(), b.db, nil, nil, []postgres.GateChange{gate}); err != nil {
+				t.Fatal(err)
+			}
+			closed := func() int { return b.count(`SELECT count(*) FROM fairhook.lane_gates WHERE webhook_id = $1`, w.ID) }
+			for _, other := range []string{`UPDATE fairhook.webhooks SET description = 'x' WHERE id = $1`, `UPDATE fairhook.webhooks SET status = 'paused' WHERE id = $1`} {
+				if _, err := b.db.Exec(t.Context(), other, w.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if closed() != 1 {
+				t.Error("a change that says nothing about the receiver opened the gate")
+			}
+			if _, err := b.db.Exec(t.Context(), change, w.ID); err != nil {
+				t.Fatal(err)
+			}
+			if closed() != 0 {
+				t.Errorf("the gate stays closed after %s", name)
+			}
+		}
+	})
+
 	t.Run("AGateGrowsLongerWithEachInARowAndASuccessEndsTheRow", func(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
@@ -237,7 +268,7 @@ func TestBreakerKeepsTheQueue(t *testing.T) {
 	}
 	released <- struct{}{}
 	b.eventually("the failed probe closes the gate for longer", func() bool {
-		return b.count(`SELECT count(*) FROM fairhook.lane_gates WHERE in_a_row = 2 AND until > closed_at + interval '8 seconds'`) == 1
+		return b.count(`SELECT count(*) FROM fairhook.lane_gates WHERE in_a_row = 2 AND until > closed_at + interval '7 seconds'`) == 1
 	})
 	if n := probes.Load(); n != 1 {
 		t.Errorf("%d probes were sent, want 1", n)

@@ -185,21 +185,25 @@ END $$;
 CREATE TRIGGER lane_owners_changed AFTER DELETE ON fairhook.lane_owners
     FOR EACH ROW EXECUTE FUNCTION fairhook.lane_owners_changed();
 
--- A webhook that is paused, disabled or active again.
+-- A webhook that is paused, disabled or active again, or has another URL. What closed
+-- its gate was about the webhook as it was: somebody has just seen to it.
 CREATE FUNCTION fairhook.webhooks_gated() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 BEGIN
-    IF OLD.status <> 'active' THEN
+    IF OLD.status <> NEW.status AND OLD.status <> 'active' THEN
         INSERT INTO fairhook.lane_events (webhook_id, event, cause) VALUES (OLD.id, 'opened', OLD.status);
     END IF;
-    IF NEW.status <> 'active' THEN
+    IF OLD.status <> NEW.status AND NEW.status <> 'active' THEN
         INSERT INTO fairhook.lane_events (webhook_id, event, cause, detail) VALUES (NEW.id, 'closed', NEW.status, NEW.disabled_reason);
+    END IF;
+    IF OLD.url <> NEW.url OR OLD.status <> NEW.status AND NEW.status = 'active' THEN
+        DELETE FROM fairhook.lane_gates WHERE webhook_id = NEW.id;
     END IF;
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER webhooks_gated AFTER UPDATE OF status ON fairhook.webhooks
-    FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION fairhook.webhooks_gated();
+CREATE TRIGGER webhooks_gated AFTER UPDATE OF status, url ON fairhook.webhooks
+    FOR EACH ROW WHEN (OLD.status <> NEW.status OR OLD.url <> NEW.url) EXECUTE FUNCTION fairhook.webhooks_gated();
 
 CREATE FUNCTION fairhook.webhooks_deleted() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog AS $$
