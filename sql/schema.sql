@@ -158,7 +158,8 @@ REVOKE ALL ON FUNCTION fairhook.grant_submit_all(name) FROM PUBLIC;
 CREATE OR REPLACE FUNCTION fairhook.lane_gates_changed()
  RETURNS trigger
  LANGUAGE plpgsql
- SET search_path TO 'pg_catalog'
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 BEGIN
     IF TG_OP <> 'DELETE' THEN
@@ -186,7 +187,8 @@ END $function$;
 CREATE OR REPLACE FUNCTION fairhook.lane_owners_changed()
  RETURNS trigger
  LANGUAGE plpgsql
- SET search_path TO 'pg_catalog'
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 BEGIN
     PERFORM pg_notify('fairhook.lanes', OLD.webhook_id::text);
@@ -521,7 +523,8 @@ END $function$;
 CREATE OR REPLACE FUNCTION fairhook.webhooks_deleted()
  RETURNS trigger
  LANGUAGE plpgsql
- SET search_path TO 'pg_catalog'
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 BEGIN
     INSERT INTO fairhook.deleted_webhooks (id, tenant) VALUES (OLD.id, OLD.tenant) ON CONFLICT DO NOTHING;
@@ -533,7 +536,8 @@ END $function$;
 CREATE OR REPLACE FUNCTION fairhook.webhooks_gated()
  RETURNS trigger
  LANGUAGE plpgsql
- SET search_path TO 'pg_catalog'
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 BEGIN
     IF OLD.status <> NEW.status AND OLD.status <> 'active' THEN

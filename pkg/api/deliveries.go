@@ -38,6 +38,11 @@ func endedFilter(query url.Values) (postgres.EndedFilter, error) {
 	fault := func(name, detail string) { faults = append(faults, parameterFault(name, detail)) }
 
 	filter := postgres.EndedFilter{Status: webhook.StatusExhausted, Reason: webhook.Reason(query.Get("reason"))}
+	if filter.Reason != "" {
+		if detail := webhook.CheckReason(string(filter.Reason)); detail != "" {
+			fault("reason", detail)
+		}
+	}
 	if text := query.Get("status"); text != "" {
 		filter.Status = webhook.Status(text)
 	}

@@ -104,7 +104,7 @@ func TestListDeliveries(t *testing.T) {
 		foreign := base64.RawURLEncoding.EncodeToString(append([]byte{'w'}, id[:]...)) // of the list of webhooks
 		for query, parameter := range map[string]string{
 			"status=delivered": "status", "status=pending": "status", "status=nonsense": "status", "status=": "status",
-			"webhook_id=1": "webhook_id", "after=yesterday": "after", "before=2026-01-02": "before", "after=1969-12-31T00:00:00Z": "after",
+			"webhook_id=1": "webhook_id", "reason=%00": "reason", "reason=%ff": "reason", "after=yesterday": "after", "before=2026-01-02": "before", "after=1969-12-31T00:00:00Z": "after",
 			"limit=0": "limit", "cursor=x": "cursor", "cursor=" + foreign: "cursor", "tenant=%00": "tenant", "state=exhausted": "state", "status=exhausted&status=dropped": "status",
 		} {
 			if fields := refused(t, b, webhook.CodeMalformed, "GET", "/v1/deliveries?"+query, ""); len(fields) != 1 || !strings.HasPrefix(fields[0], parameter+": ") {

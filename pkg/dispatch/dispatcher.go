@@ -351,6 +351,7 @@ func (d *Dispatcher) work(ctx, drain context.Context) error {
 	<-ctx.Done()
 	d.working.Store(false)
 	d.heartbeat.Drain()
+	d.queue.Drain(ctx)
 	// Stop waits for the running jobs, and after SoftStopTimeout cancels them:
 	// they return at once and go back to their lanes uncounted.
 	if err := d.client.Stop(drain); err != nil {

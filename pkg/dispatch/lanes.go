@@ -114,9 +114,12 @@ func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) 
 	}
 	now := d.clock.Now()
 	limits := make(map[webhook.ID]fairqueue.Limit, len(found))
+	timeouts := make(map[webhook.ID]time.Duration)
 	var (
 		owners, probes []webhook.ID
-		shared, owned  []webhook.ID // of which others may have more than their part
+		shared, owned  []webhook.ID                 // of which others may have more than their part
+		divisible      []webhook.ID                 // that this dispatcher owned, and can share again
+		formerly       = map[webhook.ID]time.Time{} // that another owned until then
 		probeLives     []time.Duration
 		probeEnds      = map[webhook.ID]time.Time{}
 	)
@@ -127,6 +130,16 @@ func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) 
 		limits[w.ID] = l
 		switch need {
 		case needNothing:
+			switch {
+			case l.Gated || !l.GateUntil.IsZero() || w.Owner == "":
+			case w.Owner == d.cfg.Instance:
+				divisible = append(divisible, w.ID)
+			case w.OwnedUntil.After(now):
+				l.GateUntil = w.OwnedUntil
+				limits[w.ID] = l
+			case now.Sub(w.OwnedUntil) < joinMemory:
+				formerly[w.ID] = w.OwnedUntil
+			}
 			if sharers > 1 && !l.Gated && l.GateUntil.IsZero() && d.joining() {
 				shared = append(shared, w.ID)
 			}
@@ -134,7 +147,8 @@ func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) 
 			owners = append(owners, w.ID)
 		case needProbe:
 			probes = append(probes, w.ID)
-			probeLives = append(probeLives, time.Duration(w.TimeoutSeconds)*time.Second+probeMargin)
+			timeouts[w.ID] = time.Duration(w.TimeoutSeconds) * time.Second
+			probeLives = append(probeLives, timeouts[w.ID]+probeMargin)
 			if w.Gate.ProbeUntil != nil {
 				probeEnds[w.ID] = *w.Gate.ProbeUntil
 			}
@@ -147,8 +161,9 @@ func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) 
 		}
 		for _, id := range probes {
 			l := limits[id]
-			if l.Until = mine[id]; !l.Until.IsZero() {
-				l.Probe = true
+			if end, got := mine[id]; got {
+				// What is fetched until then has ended when another may probe.
+				l.Probe, l.Until = true, end.Add(-timeouts[id]-probeMargin/2)
 			} else {
 				l.GateUntil = soonest(probeEnds[id], now)
 			}
@@ -170,6 +185,19 @@ func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) 
 			}
 			limits[id] = l
 		}
+	}
+	if len(divisible) > 0 {
+		if err := postgres.ShareLanes(ctx, d.pool, d.cfg.Instance, divisible); err != nil {
+			return nil, err
+		}
+	}
+	for id, until := range formerly {
+		elsewhere, err := d.queue.RunningElsewhere(ctx, []webhook.ID{id}, until)
+		if err != nil {
+			return nil, err
+		}
+		l := limits[id]
+		limits[id] = besideOthers(l, elsewhere[id], max(1, l.MaxInFlight/sharers), sharers-1, now)
 	}
 	if len(shared) > 0 {
 		elsewhere, err := d.queue.RunningElsewhere(ctx, shared, time.Unix(0, d.joined.Load()))

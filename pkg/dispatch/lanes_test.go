@@ -334,6 +334,77 @@ func TestDispatchersKeepToLimitsTogether(t *testing.T) {
 		}
 	})
 
+	t.Run("ACapHoldsWhenFewerDispatchersShareItAgain", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		r := newCrowd(t, 50*time.Millisecond)
+		registries := b.startMany(2)
+		third := b.start()
+		for _, reg := range registries {
+			b.eventually("all three know of each other", func() bool { return b.gauge(reg, "fairhook_dispatchers_alive") == 3 })
+		}
+		w := b.hook(r.URL, func(w *webhook.Webhook) { w.MaxInFlight = 2 })
+		b.submit(w, 5000)
+		b.eventually("one of them owns the lane", func() bool {
+			return b.count(`SELECT count(*) FROM fairhook.lane_owners WHERE until > now()`) == 1 && r.count() > 10
+		})
+		if err := third.stop(); err != nil {
+			t.Fatal(err)
+		}
+		for _, reg := range registries {
+			b.eventually("two are left", func() bool { return b.gauge(reg, "fairhook_dispatchers_alive") == 2 })
+		}
+		b.eventually("both work the lane", func() bool {
+			return b.count(`SELECT count(DISTINCT instance) FROM fairhook.attempts WHERE started_at > now() - interval '300 milliseconds'`) == 2
+		})
+		at := r.count()
+		b.eventually("some more are delivered", func() bool { return r.count() > at+50 })
+		if n := r.most.Load(); n > 2 {
+			t.Errorf("%d requests at once, the cap is 2", n)
+		}
+	})
+
+	t.Run("ALaneIsNotKeptByADispatcherThatDrains", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		release := make(chan struct{})
+		hanging := newReceiver(t, func(_ http.ResponseWriter, req *http.Request) {
+			select {
+			case <-release:
+			case <-req.Context().Done():
+			}
+		})
+		leaving := b.start()
+		slow := b.hook(hanging.URL, func(w *webhook.Webhook) { w.TimeoutSeconds = 60 })
+		b.submit(slow, 1)
+		b.eventually("a request holds up the drain", func() bool { return hanging.count() == 1 })
+		r := newCrowd(t, 0)
+		var hooks []webhook.ID
+		reg := prometheus.NewRegistry()
+		staying := b.start(func(c *Config) { c.Registerer = reg })
+		third := b.start()
+		b.eventually("all know of each other", func() bool { return b.gauge(reg, "fairhook_dispatchers_alive") == 3 })
+		for range 12 {
+			w := b.hook(r.URL, func(w *webhook.Webhook) { w.MaxInFlight = 1 })
+			hooks = append(hooks, w.ID)
+			b.submit(w, 300)
+		}
+		owned := func() int {
+			return b.count(`SELECT count(*) FROM fairhook.lane_owners WHERE owner = $1 AND until > now()`, leaving.cfg.Instance)
+		}
+		b.eventually("it owns some lanes", func() bool { return owned() > 0 })
+		stopped := make(chan error, 1)
+		go func() { stopped <- leaving.stop() }()
+		b.within(5*time.Second, "its lanes are given up, and go on", func() bool {
+			return owned() == 0 && b.count(`SELECT count(DISTINCT webhook_id) FROM fairhook.attempts
+				WHERE instance IN ($1, $2) AND webhook_id = ANY ($3)`, staying.cfg.Instance, third.cfg.Instance, hooks) == len(hooks)
+		})
+		close(release)
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+
 	t.Run("ARateHoldsOverAnyTenSecondsAndIsUsed", func(t *testing.T) {
 		t.Parallel()
 		b := setup(t)

@@ -68,9 +68,9 @@ func (r *ring) freeHost(h *host) (woken bool) {
 	if h == nil {
 		return false
 	}
-	for n := 0; len(h.waiting) > 0; n++ {
+	for n := 0; len(h.waiting) > 0; {
 		l := h.waiting[0]
-		// Each that is woken will take at least one slot.
+		// Each that went into the ring will take at least one slot.
 		if r.hostRoom(l) <= n {
 			break
 		}
@@ -79,6 +79,9 @@ func (r *ring) freeHost(h *host) (woken bool) {
 		if l.capped {
 			l.capped = false
 			woken = r.wakeLocked(l) || woken
+		}
+		if l.queued {
+			n++
 		}
 		r.forget(l)
 	}

@@ -26,6 +26,9 @@ func (q *Queue) runLearner(ctx context.Context) {
 			return
 		case <-q.ring.strange:
 		}
+		if q.draining.Load() {
+			continue // what others could work is not claimed any more
+		}
 		if err := q.learn(ctx); err != nil && ctx.Err() == nil {
 			q.metrics.learnErrors.Inc()
 			q.cfg.Logger.DebugContext(ctx, "could not read the limits of webhooks", "error", err)
@@ -55,7 +58,7 @@ func (q *Queue) learn(ctx context.Context) error {
 	for _, id := range ids {
 		limit, exists := limits[id]
 		if !exists {
-			limit = Limit{MaxInFlight: webhook.DefaultMaxInFlight, Owned: true} // nothing is sent
+			limit = Limit{MaxInFlight: maxRoom} // nothing is sent
 		}
 		learned[id] = limit
 	}

@@ -29,7 +29,7 @@ type Limit struct {
 	// Probe says that the breaker lets one delivery through, from this dispatcher.
 	Probe bool
 	// Owned says that no other dispatcher fetches the lane, so that its cap is not
-	// divided.
+	// divided: for as long as it is too small for that.
 	Owned bool
 	// MaxHere bounds what this dispatcher may have in flight, besides its part of
 	// MaxInFlight; 0: it does not.
@@ -49,10 +49,11 @@ func (r *ring) limitOf(id webhook.ID, now time.Time) (limit Limit, known bool) {
 	switch {
 	case !known, !limit.Until.IsZero() && !now.Before(limit.Until):
 		return Limit{}, false
-	case limit.Gated, limit.Owned, limit.Probe, !limit.GateUntil.IsZero():
+	case limit.Gated, limit.Probe, !limit.GateUntil.IsZero():
 		return limit, true
 	}
-	return limit, limit.MaxInFlight >= r.sharers
+	// An owner of a cap that can be divided again must leave the others their parts.
+	return limit, limit.Owned == (limit.MaxInFlight < r.sharers)
 }
 
 // unknown takes up to n of the lanes whose limits must be learned before they can
@@ -101,7 +102,9 @@ func (r *ring) learn(limits map[webhook.ID]Limit) (woken bool) {
 			r.limits[id] = limit
 			continue
 		}
-		if !l.changed {
+		// A gate whose time ended while it was being read says nothing of what comes
+		// after it: the lane is asked about again.
+		if !l.changed && (limit.GateUntil.IsZero() || limit.GateUntil.After(now)) {
 			r.limits[id] = limit
 			r.moveHost(l, limit.Host)
 			if limit.GateUntil.After(now) {
@@ -151,6 +154,19 @@ func (r *ring) reconsider(l *lane) bool {
 	return r.wakeLocked(l)
 }
 
+// probing lists the lanes for which this dispatcher has a probe under way.
+func (r *ring) probing() (ids []webhook.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ids = []webhook.ID{}
+	for id, l := range r.lanes {
+		if r.limits[id].Probe && l.inFlight+l.granted > 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // owned lists the lanes in memory that only this dispatcher may fetch.
 func (r *ring) owned() (ids []webhook.ID) {
 	r.mu.Lock()
@@ -178,6 +194,7 @@ func (r *ring) renewed(asked []webhook.ID, until map[webhook.ID]time.Time) {
 			r.limits[id] = limit
 		default:
 			delete(r.limits, id)
+			r.reconsider(r.lanes[id])
 		}
 	}
 }

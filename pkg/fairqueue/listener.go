@@ -85,7 +85,10 @@ func (l *listener) Close(ctx context.Context) error {
 
 // Listen subscribes to one of River's topics.
 func (l *listener) Listen(ctx context.Context, topic string) error {
-	return l.exec(ctx, "LISTEN ", topic)
+	err := l.exec(ctx, "LISTEN ", topic)
+	// What was said before this moment is found by looking.
+	signal(l.q.look)
+	return err
 }
 
 // Unlisten ends a subscription.

@@ -28,6 +28,9 @@ func (q *Queue) runOwners(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
+		if q.draining.Load() {
+			continue // it has given up its lanes
+		}
 		if err := q.renewLanes(ctx); err != nil && ctx.Err() == nil {
 			q.cfg.Logger.WarnContext(ctx, "could not renew the leases of lanes", "error", err)
 		}
@@ -53,8 +56,20 @@ func (q *Queue) renewLanes(ctx context.Context) error {
 	return nil
 }
 
-// giveUpLanes lets other dispatchers have this one's lanes at once. It runs when
-// the deliveries have left.
+// Drain says that nothing will be fetched any more: lanes and probes that only this
+// dispatcher may have are given to others, who count what is still under way. The
+// caller has stopped the fetch, or is about to.
+func (q *Queue) Drain(ctx context.Context) {
+	q.draining.Store(true)
+	q.giveUpLanes(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewTimeout)
+	defer cancel()
+	if err := postgres.GiveUpProbes(ctx, q.pool, q.cfg.ClientID, q.ring.probing()); err != nil {
+		q.cfg.Logger.WarnContext(ctx, "could not give up probes", "error", err)
+	}
+}
+
+// giveUpLanes lets other dispatchers have this one's lanes at once.
 func (q *Queue) giveUpLanes(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewTimeout)
 	defer cancel()

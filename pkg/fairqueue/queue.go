@@ -80,6 +80,8 @@ type Queue struct {
 	held atomic.Bool
 	// hears says that the listener's connection is up.
 	hears atomic.Bool
+	// draining says that nothing is fetched any more.
+	draining atomic.Bool
 
 	mu sync.Mutex
 	// claims is the jobs this process holds: fetched, and not yet committed as

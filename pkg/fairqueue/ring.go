@@ -384,8 +384,10 @@ func (r *ring) settle(grants []grant, fetched map[webhook.ID]int) (woken bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.now()
+	hosts := make([]*host, 0, len(grants)) // forget may part lanes from theirs
 	for _, g := range grants {
 		l, n := g.lane, fetched[g.lane.id]
+		hosts = append(hosts, l.host)
 		r.ungrant(g)
 		l.inFlight += n
 		if l.host != nil {
@@ -402,12 +404,13 @@ func (r *ring) settle(grants []grant, fetched map[webhook.ID]int) (woken bool) {
 			if !again.IsZero() {
 				r.wakeAtLocked(l, again)
 			}
+			woken = r.uncap(l) || woken // it was woken while the grant took its room
 		}
 		r.forget(l)
 	}
 	// What was granted and not used of a host is free for others.
-	for _, g := range grants {
-		woken = r.freeHost(g.lane.host) || woken
+	for _, h := range hosts {
+		woken = r.freeHost(h) || woken
 	}
 	return woken
 }
@@ -416,13 +419,16 @@ func (r *ring) settle(grants []grant, fetched map[webhook.ID]int) (woken bool) {
 func (r *ring) putBack(grants []grant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, g := range grants {
+	hosts := make([]*host, len(grants))
+	for i, g := range grants {
+		hosts[i] = g.lane.host
 		r.ungrant(g)
+		r.uncap(g.lane)
 		r.wakeLocked(g.lane)
 		r.forget(g.lane)
 	}
-	for _, g := range grants {
-		r.freeHost(g.lane.host)
+	for _, h := range hosts {
+		r.freeHost(h)
 	}
 }
 

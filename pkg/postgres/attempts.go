@@ -1,8 +1,10 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -63,6 +65,9 @@ func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, 
 		batch.Queue(insertAttemptsSQL, events, ids, hooks, tenants, started, next,
 			wait, dns, conn, tls, ttfb, t, numbers, codes, reasons, statuses, instances, responses, details, steps)
 	}
+	// In one order in all transactions, so that they do not wait for each other.
+	disable = slices.Clone(disable)
+	slices.SortFunc(disable, func(a, b Disabling) int { return bytes.Compare(a.WebhookID[:], b.WebhookID[:]) })
 	for _, d := range disable {
 		batch.Queue(`
 			UPDATE fairhook.webhooks SET status = 'disabled', disabled_reason = $2, updated_at = now()

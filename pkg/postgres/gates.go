@@ -51,12 +51,22 @@ const openGatesSQL = `
 DELETE FROM fairhook.lane_gates g USING unnest($1::uuid[], $2::timestamptz[]) AS a (id, attempt_at)
 WHERE g.webhook_id = a.id AND g.closed_at + $3::interval < a.attempt_at`
 
-// queueGateChanges adds gate changes to a batch: two statements for all of them,
-// unless a webhook has several. Rows are changed in an order that is the same for
-// all, so that two transactions do not wait for each other.
+// lockGatesSQL locks the gates that are there, in one order for all transactions:
+// otherwise two of them wait for each other.
+const lockGatesSQL = `SELECT FROM fairhook.lane_gates WHERE webhook_id = ANY ($1) ORDER BY webhook_id FOR UPDATE`
+
+// queueGateChanges adds gate changes to a batch: a statement that locks their rows, and
+// two for all of them, unless a webhook has several.
 func queueGateChanges(batch *pgx.Batch, changes []GateChange) {
 	changes = slices.Clone(changes)
 	slices.SortStableFunc(changes, func(a, b GateChange) int { return bytes.Compare(a.WebhookID[:], b.WebhookID[:]) })
+	if len(changes) > 1 {
+		ids := make([]webhook.ID, len(changes))
+		for i, c := range changes {
+			ids[i] = c.WebhookID
+		}
+		batch.Queue(lockGatesSQL, ids)
+	}
 	for len(changes) > 0 {
 		var (
 			shut, open             []webhook.ID

@@ -31,6 +31,10 @@ type WebhookLimit struct {
 	Burst          *int
 	Weight         int
 	Gate           *Gate
+	// Owner is the dispatcher that has, or last had, the lane to itself, and OwnedUntil
+	// until when; empty: nobody had lately.
+	Owner      string
+	OwnedUntil time.Time
 }
 
 // Gate is a row of lane_gates: why a lane was shut, and until when.
@@ -51,8 +55,10 @@ type Gate struct {
 func WebhookLimits(ctx context.Context, q Querier, ids []webhook.ID) ([]WebhookLimit, error) {
 	rows, err := q.Query(ctx, `
 		SELECT w.id, w.url, w.status, w.timeout_seconds, w.max_in_flight, w.rate_per_second, w.burst, w.weight,
-		       g.cause, g.until, g.in_a_row, g.closed_at, g.probe_until
-		FROM fairhook.webhooks w LEFT JOIN fairhook.lane_gates g ON g.webhook_id = w.id
+		       g.cause, g.until, g.in_a_row, g.closed_at, g.probe_until, o.owner, o.until
+		FROM fairhook.webhooks w
+		LEFT JOIN fairhook.lane_gates g ON g.webhook_id = w.id
+		LEFT JOIN fairhook.lane_owners o ON o.webhook_id = w.id
 		WHERE w.id = ANY ($1)`, ids)
 	if err != nil {
 		return nil, fmt.Errorf("read the limits of %d webhooks: %w", len(ids), err)
@@ -63,11 +69,16 @@ func WebhookLimits(ctx context.Context, q Querier, ids []webhook.ID) ([]WebhookL
 			until, closedAt *time.Time
 			inARow          *int
 			probeUntil      *time.Time
+			owner           *string
+			ownedUntil      *time.Time
 		)
 		err = row.Scan(&l.ID, &l.URL, &l.State, &l.TimeoutSeconds, &l.MaxInFlight, &l.RatePerSecond, &l.Burst, &l.Weight,
-			&cause, &until, &inARow, &closedAt, &probeUntil)
+			&cause, &until, &inARow, &closedAt, &probeUntil, &owner, &ownedUntil)
 		if err == nil && cause != nil {
 			l.Gate = &Gate{*cause, *until, *inARow, *closedAt, probeUntil}
+		}
+		if err == nil && owner != nil {
+			l.Owner, l.OwnedUntil = *owner, *ownedUntil
 		}
 		return l, err
 	})
@@ -82,14 +93,37 @@ func WebhookLimits(ctx context.Context, q Querier, ids []webhook.ID) ([]WebhookL
 // It returns until when it may, of those that it got. forAt is parallel to ids: how
 // long it has.
 func ClaimProbes(ctx context.Context, q Querier, instance string, ids []webhook.ID, forAt []time.Duration) (map[webhook.ID]time.Time, error) {
+	// What somebody else has locked he is taking, or it is being closed again.
 	rows, err := q.Query(ctx, `
-		UPDATE fairhook.lane_gates g
-		SET probe_by = $1, probe_until = now() + a.life
-		FROM unnest($2::uuid[], $3::interval[]) AS a (id, life)
-		WHERE g.webhook_id = a.id AND g.cause = 'breaker' AND g.until <= now()
-		  AND (g.probe_until IS NULL OR g.probe_until <= now() OR g.probe_by = $1)
+		WITH free AS MATERIALIZED (
+			SELECT g.webhook_id, a.life
+			FROM fairhook.lane_gates g JOIN unnest($2::uuid[], $3::interval[]) AS a (id, life) ON g.webhook_id = a.id
+			WHERE g.cause = 'breaker' AND g.until <= now()
+			  AND (g.probe_until IS NULL OR g.probe_until <= now() OR g.probe_by = $1)
+			ORDER BY g.webhook_id FOR UPDATE OF g SKIP LOCKED
+		)
+		UPDATE fairhook.lane_gates g SET probe_by = $1, probe_until = now() + free.life
+		FROM free WHERE g.webhook_id = free.webhook_id
 		RETURNING g.webhook_id, g.probe_until`, instance, ids, forAt)
 	return collectEnds(rows, err, "claim the probes of %d webhooks", len(ids))
+}
+
+// GiveUpProbes ends an instance's claims of probes, except of the webhooks given, which
+// it has sent; others hear of it.
+func GiveUpProbes(ctx context.Context, q Querier, instance string, except []webhook.ID) error {
+	_, err := q.Exec(ctx, `
+		WITH mine AS (
+			UPDATE fairhook.lane_gates SET probe_by = NULL, probe_until = NULL
+			WHERE webhook_id IN (
+				SELECT webhook_id FROM fairhook.lane_gates
+				WHERE probe_by = $1 AND webhook_id <> ALL ($2) ORDER BY webhook_id FOR UPDATE SKIP LOCKED)
+			RETURNING webhook_id
+		)
+		SELECT pg_notify('fairhook.lanes', webhook_id::text) FROM mine`, instance, except)
+	if err != nil {
+		return fmt.Errorf("give up the probes of %s: %w", instance, err)
+	}
+	return nil
 }
 
 // ClaimLanes makes an instance the owner of lanes for so long, of those that have no
@@ -117,9 +151,30 @@ func ClaimLanes(ctx context.Context, q Querier, instance string, ids []webhook.I
 func RenewLanes(ctx context.Context, q Querier, instance string, ids []webhook.ID, lease time.Duration) (map[webhook.ID]time.Time, error) {
 	rows, err := q.Query(ctx, `
 		UPDATE fairhook.lane_owners SET until = now() + $3::interval
-		WHERE webhook_id = ANY ($2) AND owner = $1 AND until > now()
+		WHERE webhook_id IN (
+			SELECT webhook_id FROM fairhook.lane_owners
+			WHERE webhook_id = ANY ($2) AND owner = $1 AND until > now() ORDER BY webhook_id FOR UPDATE)
 		RETURNING webhook_id, until`, instance, ids, lease)
 	return collectEnds(rows, err, "renew the leases of %d lanes", len(ids))
+}
+
+// ShareLanes ends an instance's leases of lanes whose caps can be divided again, from
+// now on: others hear of it, and see in WebhookLimit.Owner since when it has kept to its
+// part.
+func ShareLanes(ctx context.Context, q Querier, instance string, ids []webhook.ID) error {
+	_, err := q.Exec(ctx, `
+		WITH mine AS (
+			UPDATE fairhook.lane_owners SET until = now()
+			WHERE webhook_id IN (
+				SELECT webhook_id FROM fairhook.lane_owners
+				WHERE webhook_id = ANY ($2) AND owner = $1 AND until > now() ORDER BY webhook_id FOR UPDATE)
+			RETURNING webhook_id
+		)
+		SELECT pg_notify('fairhook.lanes', webhook_id::text) FROM mine`, instance, ids)
+	if err != nil {
+		return fmt.Errorf("share %d lanes: %w", len(ids), err)
+	}
+	return nil
 }
 
 // GiveUpLanes ends all leases of an instance; others hear of it.

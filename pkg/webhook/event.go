@@ -10,6 +10,7 @@ import (
 
 // Limits on the parts of an event. Sizes are in bytes.
 const (
+	maxReasonLength      = 64
 	MaxTenantLength      = 256
 	MaxEventTypeLength   = 256
 	MaxMetadataKeys      = 50
@@ -55,6 +56,11 @@ type EventView struct {
 
 // CheckTenant returns what is wrong with a tenant key, or an empty string.
 func CheckTenant(tenant string) string { return checkText(tenant, MaxTenantLength) }
+
+// CheckReason returns what is wrong with a reason that is asked for, or an empty
+// string. A word that is not in the closed set is not wrong: a newer version may have
+// written it.
+func CheckReason(reason string) string { return checkText(reason, maxReasonLength) }
 
 // CheckEventType returns what is wrong with an event type, or an empty string.
 // A type is dot-delimited segments of letters, digits, '_' and '-' (Standard

@@ -147,7 +147,7 @@ END $$;
 REVOKE ALL ON FUNCTION fairhook.drop_expired_partition(interval) FROM PUBLIC;
 
 CREATE FUNCTION fairhook.lane_gates_changed() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP <> 'DELETE' THEN
         -- A lease of the probe changes neither the gate nor its time, and is nobody's
@@ -175,7 +175,7 @@ CREATE TRIGGER lane_gates_changed AFTER INSERT OR UPDATE OR DELETE ON fairhook.l
     FOR EACH ROW EXECUTE FUNCTION fairhook.lane_gates_changed();
 
 CREATE FUNCTION fairhook.lane_owners_changed() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_notify('fairhook.lanes', OLD.webhook_id::text);
     RETURN NULL;
@@ -188,7 +188,7 @@ CREATE TRIGGER lane_owners_changed AFTER DELETE ON fairhook.lane_owners
 -- A webhook that is paused, disabled or active again, or has another URL. What closed
 -- its gate was about the webhook as it was: somebody has just seen to it.
 CREATE FUNCTION fairhook.webhooks_gated() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF OLD.status <> NEW.status AND OLD.status <> 'active' THEN
         INSERT INTO fairhook.lane_events (webhook_id, event, cause) VALUES (OLD.id, 'opened', OLD.status);
@@ -206,7 +206,7 @@ CREATE TRIGGER webhooks_gated AFTER UPDATE OF status, url ON fairhook.webhooks
     FOR EACH ROW WHEN (OLD.status <> NEW.status OR OLD.url <> NEW.url) EXECUTE FUNCTION fairhook.webhooks_gated();
 
 CREATE FUNCTION fairhook.webhooks_deleted() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO fairhook.deleted_webhooks (id, tenant) VALUES (OLD.id, OLD.tenant) ON CONFLICT DO NOTHING;
     DELETE FROM fairhook.lane_gates WHERE webhook_id = OLD.id;

@@ -1,0 +1,114 @@
+package postgres_test
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/postgres/pgtest"
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+// TestGatesDoNotDeadlock has two sides change the same gates in opposite ways, again
+// and again.
+func TestGatesDoNotDeadlock(t *testing.T) {
+	t.Parallel()
+	ids := make([]webhook.ID, 60)
+	for i := range ids {
+		ids[i] = webhook.NewID(time.Now().Add(time.Duration(i) * time.Millisecond))
+	}
+	change := func(id webhook.ID, cause postgres.GateCause, at time.Time) postgres.GateChange {
+		return postgres.GateChange{WebhookID: id, Cause: cause, At: at, Until: at.Add(time.Millisecond), StartedAt: at}
+	}
+	both := func(t *testing.T, do func(side int) error) {
+		t.Helper()
+		var sides sync.WaitGroup
+		for side := range 2 {
+			sides.Go(func() {
+				if err := do(side); err != nil {
+					t.Errorf("side %d: %v", side, err)
+				}
+			})
+		}
+		sides.Wait()
+	}
+
+	t.Run("WhenOneClosesWhatTheOtherOpens", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.DB(t)
+		for range 40 {
+			var all []postgres.GateChange
+			for _, id := range ids {
+				all = append(all, change(id, postgres.GateReceiver, time.Now()))
+			}
+			if err := postgres.RecordAttempts(t.Context(), db, nil, nil, all); err != nil {
+				t.Fatal(err)
+			}
+			both(t, func(side int) error {
+				var changes []postgres.GateChange
+				for i, id := range ids {
+					cause := postgres.GateReceiver
+					if i%2 == side {
+						cause = "" // opens
+					}
+					changes = append(changes, change(id, cause, time.Now().Add(time.Hour)))
+				}
+				return postgres.RecordAttempts(t.Context(), db, nil, nil, changes)
+			})
+		}
+	})
+
+	t.Run("WhenBothClaimTheProbesInOppositeOrders", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.DB(t)
+		var all []postgres.GateChange
+		for _, id := range ids {
+			all = append(all, change(id, postgres.GateBreaker, time.Now().Add(-time.Hour)))
+		}
+		if err := postgres.RecordAttempts(t.Context(), db, nil, nil, all); err != nil {
+			t.Fatal(err)
+		}
+		lives := make([]time.Duration, len(ids))
+		for range 60 {
+			both(t, func(side int) error {
+				mine := slices.Clone(ids)
+				if side == 1 {
+					slices.Reverse(mine)
+				}
+				_, err := postgres.ClaimProbes(t.Context(), db, []string{"a", "b"}[side], mine, lives)
+				return err
+			})
+		}
+	})
+}
+
+// TestProbesAreGivenUp lets others have what a dispatcher that stops has not sent.
+func TestProbesAreGivenUp(t *testing.T) {
+	t.Parallel()
+	db := pgtest.DB(t)
+	sent, held := webhook.NewID(time.Now()), webhook.NewID(time.Now().Add(time.Millisecond))
+	past := time.Now().Add(-time.Hour)
+	var gates []postgres.GateChange
+	for _, id := range []webhook.ID{sent, held} {
+		gates = append(gates, postgres.GateChange{WebhookID: id, Cause: postgres.GateBreaker, At: past, Until: past, StartedAt: past})
+	}
+	if err := postgres.RecordAttempts(t.Context(), db, nil, nil, gates); err != nil {
+		t.Fatal(err)
+	}
+	ids, lives := []webhook.ID{sent, held}, []time.Duration{time.Minute, time.Minute}
+	if got, err := postgres.ClaimProbes(t.Context(), db, "leaves", ids, lives); err != nil || len(got) != 2 {
+		t.Fatalf("claimed %v, %v", got, err)
+	}
+	if got, err := postgres.ClaimProbes(t.Context(), db, "stays", ids, lives); err != nil || len(got) != 0 {
+		t.Fatalf("another claimed %v, %v", got, err)
+	}
+	if err := postgres.GiveUpProbes(t.Context(), db, "leaves", []webhook.ID{sent}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := postgres.ClaimProbes(t.Context(), db, "stays", ids, lives)
+	if _, gotHeld := got[held]; err != nil || len(got) != 1 || !gotHeld {
+		t.Errorf("after it left another claimed %v, %v; want the one that was not sent", got, err)
+	}
+}
