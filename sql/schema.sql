@@ -183,6 +183,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $function$;
+REVOKE ALL ON FUNCTION fairhook.lane_gates_changed() FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION fairhook.lane_owners_changed()
  RETURNS trigger
@@ -194,6 +195,7 @@ BEGIN
     PERFORM pg_notify('fairhook.lanes', OLD.webhook_id::text);
     RETURN NULL;
 END $function$;
+REVOKE ALL ON FUNCTION fairhook.lane_owners_changed() FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION fairhook.metadata_faults(metadata jsonb)
  RETURNS jsonb
@@ -532,6 +534,7 @@ BEGIN
     DELETE FROM fairhook.lane_owners WHERE webhook_id = OLD.id;
     RETURN NULL;
 END $function$;
+REVOKE ALL ON FUNCTION fairhook.webhooks_deleted() FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION fairhook.webhooks_gated()
  RETURNS trigger
@@ -551,6 +554,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $function$;
+REVOKE ALL ON FUNCTION fairhook.webhooks_gated() FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION fairhook.webhooks_notify()
  RETURNS trigger

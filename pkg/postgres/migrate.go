@@ -544,6 +544,9 @@ func (m *Migrator) locked(ctx context.Context, f func() error) error {
 	for waited := false; ; waited = true {
 		var locked bool
 		if err := m.conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, migrationLock).Scan(&locked); err != nil {
+			if waited && ctx.Err() != nil {
+				return fmt.Errorf("wait for another migration to end: %w", err)
+			}
 			return fmt.Errorf("take the migration lock: %w", err)
 		}
 		if locked {

@@ -228,6 +228,9 @@ CREATE INDEX attempts_ended_tenant_idx ON fairhook.attempts (tenant, status, id,
 CREATE INDEX attempts_ended_webhook_idx ON fairhook.attempts (webhook_id, status, id, reason)
     WHERE status IN ('exhausted', 'cancelled', 'dropped');
 
+REVOKE ALL ON FUNCTION fairhook.lane_gates_changed(), fairhook.lane_owners_changed(),
+    fairhook.webhooks_gated(), fairhook.webhooks_deleted() FROM PUBLIC;
+
 -- All jobs are of one kind, so its index finds nothing. It costs two entries a
 -- delivery, and misled the planner into reading all of them for each lane.
 DROP INDEX fairhook.river_job_kind;
