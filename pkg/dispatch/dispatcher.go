@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -351,7 +352,10 @@ func (d *Dispatcher) work(ctx, drain context.Context) error {
 	<-ctx.Done()
 	d.working.Store(false)
 	d.heartbeat.Drain()
-	d.queue.Drain(ctx)
+	// Beside the drain: with the database away it must not take of its time.
+	var givingUp sync.WaitGroup
+	givingUp.Go(func() { d.queue.Drain(ctx) })
+	defer givingUp.Wait()
 	// Stop waits for the running jobs, and after SoftStopTimeout cancels them:
 	// they return at once and go back to their lanes uncounted.
 	if err := d.client.Stop(drain); err != nil {
