@@ -112,6 +112,7 @@ type Dispatcher struct {
 	recorder  *batcher[record, error]
 	health    *health
 	gates     *gatekeeper
+	probes    probePace
 	capacity  *capacity
 	heartbeat *heartbeat.Heartbeat
 	retention *retention

@@ -146,6 +146,11 @@ func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) 
 		case needOwner:
 			owners = append(owners, w.ID)
 		case needProbe:
+			if wait := d.probes.wait(now); wait > 0 {
+				l.GateUntil = now.Add(wait)
+				limits[w.ID] = l
+				continue
+			}
 			probes = append(probes, w.ID)
 			timeouts[w.ID] = time.Duration(w.TimeoutSeconds) * time.Second
 			probeLives = append(probeLives, timeouts[w.ID]+probeMargin)

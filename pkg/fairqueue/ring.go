@@ -259,6 +259,20 @@ func (r *ring) gate(id webhook.ID, until time.Time) {
 	r.gateLocked(r.get(id), until)
 }
 
+// gateClosed is gate for one that closed elsewhere, or as others see it. A lane that has
+// nothing waiting is not taken into memory for it: it will be asked about.
+func (r *ring) gateClosed(id webhook.ID, until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lanes[id]
+	if l == nil {
+		delete(r.limits, id)
+		return
+	}
+	l.changed = true // what is being read of it may be from before
+	r.gateLocked(l, until)
+}
+
 func (r *ring) gateLocked(l *lane, until time.Time) {
 	if until.Before(l.gateUntil) {
 		return
