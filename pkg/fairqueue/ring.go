@@ -269,7 +269,6 @@ func (r *ring) gateClosed(id webhook.ID, until time.Time) {
 		delete(r.limits, id)
 		return
 	}
-	l.changed = true // what is being read of it may be from before
 	r.gateLocked(l, until)
 }
 
