@@ -3,67 +3,85 @@ package dispatch
 import (
 	"testing"
 	"time"
+
+	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
-// TestBreakersThatOpenedTogetherProbeOneAfterTheOther has thousands of gates whose
-// times are over at once.
-func TestBreakersThatOpenedTogetherProbeOneAfterTheOther(t *testing.T) {
+// TestBreakersThatOpenedTogetherProbeInBatches has thousands of gates whose times are
+// over at once.
+func TestBreakersThatOpenedTogetherProbeInBatches(t *testing.T) {
 	t.Parallel()
 	const lanes = 2000
 	var (
 		p     probePace
 		start = time.Unix(1_700_000_000, 0)
 		due   = map[time.Duration]int{0: lanes} // who asks when
-		begun []time.Duration
+		begun int
 		asked int
+		slots int
 	)
-	for at := time.Duration(0); len(begun) < lanes; at += probeInterval {
-		if at > time.Minute {
-			t.Fatalf("%d of %d have begun after a minute", len(begun), lanes)
-		}
-		for when, n := range due {
-			if when > at {
-				continue
-			}
-			delete(due, when)
-			for range n {
-				asked++
-				if wait := p.wait(start.Add(at)); wait > 0 {
-					due[at+wait]++
-				} else {
-					begun = append(begun, at)
-				}
+	for ; begun < lanes; slots++ {
+		at := time.Duration(slots) * probeSlot
+		n, began := due[at], 0
+		delete(due, at)
+		for range n {
+			asked++
+			if wait := p.wait(start.Add(at)); wait > 0 {
+				due[at+wait]++
+			} else {
+				began++
 			}
 		}
-	}
-	// In no second more than what is allowed in one, and what was saved up.
-	for i, at := range begun {
-		if j := i + probesPerSecond + probesAtOnce; j < len(begun) && begun[j]-at < time.Second {
-			t.Fatalf("%d probes began within %s", probesPerSecond+probesAtOnce+1, begun[j]-at)
+		if began > probesPerSlot || n > 0 && began == 0 {
+			t.Fatalf("of %d probes %d began in one slot", n, began)
+		}
+		begun += began
+		if len(due) == 0 && begun < lanes {
+			t.Fatalf("only %d of %d ever begin", begun, lanes)
 		}
 	}
-	if last := begun[lanes-1]; last > lanes*probeInterval+time.Second {
-		t.Errorf("the last began after %s, though %d a second may", last, probesPerSecond)
+	if slots > lanes/probesPerSlot+1 {
+		t.Errorf("it took %d slots of %d probes", slots, probesPerSlot)
 	}
-	if asked > 3*lanes {
+	if asked > 2*lanes {
 		t.Errorf("they asked %d times, which is a question each time", asked)
 	}
 }
 
-// TestAFewProbesBeginAtOnce needs no patience where nothing has failed on the whole.
+// TestAFewProbesBeginAtOnce needs no patience where little has failed.
 func TestAFewProbesBeginAtOnce(t *testing.T) {
 	t.Parallel()
 	var p probePace
 	now := time.Unix(1_700_000_000, 0)
 	for range 3 {
-		for i := range probesAtOnce {
+		for i := range probesPerSlot {
 			if wait := p.wait(now); wait > 0 {
 				t.Fatalf("the %d. waits for %s", i+1, wait)
 			}
 		}
-		if p.wait(now) == 0 {
-			t.Fatalf("more than %d began at once", probesAtOnce)
+		now = now.Add(probeSlot)
+	}
+}
+
+// TestABreakersGateEndsWithASlot is what makes probes come in batches, and is no
+// reason for an earlier one.
+func TestABreakersGateEndsWithASlot(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 123_456_789)
+	for _, jitter := range []float64{-1, -0.3, 0, 0.7, 1} {
+		change, closed := judgeGate(postgres.Gate{}, false, webhook.ReasonServerError, 0, true, now, now, jitter)
+		if !closed || change.Until != change.Until.Truncate(probeSlot) {
+			t.Errorf("the gate ends at %v", change.Until)
 		}
-		now = now.Add(time.Minute)
+		exactly := now.Add(5*time.Second + time.Duration(jitter*breakerSpread*float64(5*time.Second)))
+		if change.Until.Before(exactly) || change.Until.Sub(exactly) >= probeSlot {
+			t.Errorf("the gate ends %s after its time", change.Until.Sub(exactly))
+		}
+	}
+	// A receiver that says how long it wants to rest gets that.
+	change, _ := judgeGate(postgres.Gate{}, false, webhook.ReasonRateLimited, time.Second, false, now, now, 0)
+	if want := now.Add(time.Second); !change.Until.Equal(want) {
+		t.Errorf("a receiver that asked for a second is left alone for %s", change.Until.Sub(now))
 	}
 }
