@@ -41,8 +41,13 @@ without one (attempt 0). Times are in milliseconds.`,
 // printEvent prints an event with its deliveries.
 func (c *call) printEvent(event *client.EventView) error {
 	fields := []field{
-		{"id", event.ID}, {"tenant", event.Tenant}, {"type", event.Type}, {"accepted", when(&event.CreatedAt)},
-		{"happened", when(event.Timestamp)}, {"content type", event.ContentType}, {"payload", printable(event.PayloadBytes())},
+		{"id", event.ID},
+		{"tenant", event.Tenant},
+		{"type", event.Type},
+		{"accepted", when(&event.CreatedAt)},
+		{"happened", when(event.Timestamp)},
+		{"content type", event.ContentType},
+		{"payload", printable(event.PayloadBytes())},
 	}
 	for _, d := range event.Deliveries {
 		text := d.WebhookID + " " + string(d.Status)

@@ -100,10 +100,18 @@ func newKeyCreateCommand() *cobra.Command {
 
 func keyFields(k *client.Key) []field {
 	return []field{
-		{"id", k.ID}, {"hint", k.Hint}, {"tenant", shown(k.Tenant)}, {"scopes", scopes(k.Scopes)}, {"state", keyState(k, time.Now())},
-		{"description", printable([]byte(k.Description))}, {"allowed cidrs", strings.Join(k.AllowedCIDRs, ",")},
-		{"require signature", strconv.FormatBool(k.RequireSignature)}, {"created", when(&k.CreatedAt)}, {"expires", when(k.ExpiresAt)},
-		{"revoked", when(k.RevokedAt)}, {"last used", when(k.LastUsedAt)},
+		{"id", k.ID},
+		{"hint", k.Hint},
+		{"tenant", shown(k.Tenant)},
+		{"scopes", scopes(k.Scopes)},
+		{"state", keyState(k, time.Now())},
+		{"description", printable([]byte(k.Description))},
+		{"allowed cidrs", strings.Join(k.AllowedCIDRs, ",")},
+		{"require signature", strconv.FormatBool(k.RequireSignature)},
+		{"created", when(&k.CreatedAt)},
+		{"expires", when(k.ExpiresAt)},
+		{"revoked", when(k.RevokedAt)},
+		{"last used", when(k.LastUsedAt)},
 	}
 }
 
