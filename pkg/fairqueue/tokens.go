@@ -88,7 +88,7 @@ func (r *ring) asks() (asks []postgres.TokenAsk, lanes map[string]*lane) {
 			r.wakeLocked(l)
 			continue
 		}
-		want := min(max(1, r.room(l, limit)), int(math.Ceil(limit.RatePerSecond*leaseSeconds)))
+		want := min(max(1, r.room(l, limit)), max(1, int(math.Ceil(limit.RatePerSecond*leaseSeconds))))
 		name := bucketPrefix + l.id.String()
 		byName[name] = len(asks)
 		lanes[name] = l
@@ -132,8 +132,7 @@ func (r *ring) granted(asks []postgres.TokenAsk, lanes map[string]*lane, sent ti
 			// A slow answer must not leave its tokens without any time at all.
 			l.tokensUntil = latest(sent.Add(postgres.LeaseLife), now.Add(10*time.Millisecond))
 			if grant.Tokens < ask.Want {
-				untilNext := time.Duration(max(0, 1-grant.Left) / ask.Rate * float64(time.Second))
-				l.dryUntil = now.Add(max(dryPause, untilNext))
+				l.dryUntil = now.Add(max(dryPause, grant.UntilNext(ask.Rate)))
 			}
 		}
 		woken = r.wakeLocked(l) || woken
