@@ -25,7 +25,7 @@ const (
 // must be disabled, and what happens to its gate.
 type record struct {
 	attempt webhook.Attempt
-	disable string              // the URL that answered 410; empty: it stays as it is
+	disable string               // the URL that answered 410; empty: it stays as it is
 	gate    *postgres.GateChange // nil: nothing
 }
 
