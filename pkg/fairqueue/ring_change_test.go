@@ -164,3 +164,32 @@ func TestRingMovesABusyLaneToItsNewHost(t *testing.T) {
 		}
 	})
 }
+
+// A database's clock is set back: by hand, or by a standby that takes over.
+func TestRingAfterTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+
+	t.Run("LooksAtTheWholeOfABusyLane", func(t *testing.T) {
+		t.Parallel()
+		now := ringStart
+		f := &floor{}
+		f.looked(grant{limit: busyLane, newest: now}, busyLane, now)
+		now = now.Add(-10 * time.Minute)
+		if at := f.from(now); !at.IsZero() {
+			t.Errorf("it looks for what is due since %s, ten minutes from now, and finds nothing until then", at)
+		}
+	})
+
+	t.Run("AsksABucketThatWasDry", func(t *testing.T) {
+		t.Parallel()
+		ids := testIDs(1)
+		r, now := clockRing(map[webhook.ID]Limit{ids[0]: {MaxInFlight: 100, RatePerSecond: 10}})
+		r.wake(ids[0])
+		exchange(r, dry)
+		*now = now.Add(-10 * time.Minute)
+		r.wake(ids[0]) // as discovery does
+		if asks, _ := r.asks(); len(asks) != 1 {
+			t.Error("it waits ten minutes for a token that comes in a tenth of a second")
+		}
+	})
+}

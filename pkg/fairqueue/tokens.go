@@ -64,7 +64,9 @@ func (r *ring) giveBack(l *lane, limit Limit, now time.Time) {
 // needToken lines a lane up for tokens, or wakes it later if its bucket is known
 // to be dry.
 func (r *ring) needToken(l *lane, now time.Time) {
-	if now.Before(l.dryUntil) {
+	longest := max(dryPause, postgres.TokenGrant{}.UntilNext(r.limits[l.id].RatePerSecond))
+	// What is longer is from before the clock was set back, or by another rate.
+	if now.Before(l.dryUntil) && !l.dryUntil.After(now.Add(longest)) {
 		r.wakeAtLocked(l, l.dryUntil)
 		return
 	}
