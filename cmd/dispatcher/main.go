@@ -156,7 +156,7 @@ func within(value, low, high int) error {
 
 func run(ctx context.Context, cfg config) error {
 	instance := daemon.NewInstanceID()
-	logger, _ := cfg.NewLogger(os.Stdout, string(webhook.RoleDispatcher), instance)
+	logger, level := cfg.NewLogger(os.Stdout, string(webhook.RoleDispatcher), instance)
 	registry := daemon.NewRegistry()
 
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -186,6 +186,7 @@ func run(ctx context.Context, cfg config) error {
 
 	stages := daemon.NewStages(logger, cfg.ShutdownTimeout)
 	stages.Add("memory", daemon.TuneGC(os.LookupEnv, spareMemory))
+	stages.Add("log level", daemon.TuneLog(logger, level))
 	stages.AddDrained("health", daemon.Serve(daemon.NewHTTPServer(health.Handler(registry), logger), listener))
 	stages.Add("dispatcher", func(ctx context.Context) error {
 		d, err := dispatch.New(ctx, dispatch.Config{

@@ -193,7 +193,7 @@ func positive(d *time.Duration) func() error {
 
 func run(ctx context.Context, cfg config, logs io.Writer) error {
 	instance := daemon.NewInstanceID()
-	logger, _ := cfg.NewLogger(logs, string(webhook.RoleIngest), instance)
+	logger, level := cfg.NewLogger(logs, string(webhook.RoleIngest), instance)
 	registry := daemon.NewRegistry()
 	cfg.Sizes = cfg.Sizes.derive()
 	if !cfg.BootstrapKey.IsSet() {
@@ -231,6 +231,8 @@ func run(ctx context.Context, cfg config, logs io.Writer) error {
 	}
 	defer pool.Close()
 
+	registry.MustRegister(postgres.PoolStats("intake", commitPool), postgres.PoolStats("ingest", pool))
+
 	// The rest waits for the database; probes are answered meanwhile, and
 	// everything else is told to come again.
 	var buffer atomic.Pointer[intake.Intake]
@@ -249,6 +251,7 @@ func run(ctx context.Context, cfg config, logs io.Writer) error {
 
 	stages := daemon.NewStages(logger, cfg.ShutdownTimeout)
 	stages.Add("memory", daemon.TuneGC(os.LookupEnv, spareMemory))
+	stages.Add("log level", daemon.TuneLog(logger, level))
 	stages.Add("ingest", func(ctx context.Context) error {
 		if err := prepare(ctx, pool, logger); err != nil {
 			if ctx.Err() != nil {

@@ -140,6 +140,7 @@ func New(ctx context.Context, cfg Config) (*Dispatcher, error) {
 	if d.pool, err = postgres.Open(ctx, cfg.DatabaseURL, "fairhook-dispatcher", poolConns); err != nil {
 		return nil, err
 	}
+	cfg.Registerer.MustRegister(postgres.PoolStats("dispatcher", d.pool))
 	if err := d.build(ctx, m); err != nil {
 		d.close()
 		return nil, err

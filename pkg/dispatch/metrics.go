@@ -10,6 +10,7 @@ import (
 type metrics struct {
 	attempts        *prometheus.CounterVec // by reason and the delivery's status after it
 	attemptDuration prometheus.Histogram
+	attemptPhases   [len(phaseNames)]prometheus.Observer
 	endToEnd        prometheus.Histogram
 	recordDuration  prometheus.Histogram
 	recordBatch     prometheus.Histogram
@@ -57,7 +58,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Dispatchers that this one has heard of lately, itself included.",
 		}),
 	}
-	reg.MustRegister(m.attempts, m.attemptDuration, m.endToEnd, m.recordDuration, m.recordBatch, m.recordErrors, m.gates,
+	byPhase := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "fairhook_attempt_phase_seconds",
+		Help:    "Where the time of attempts went: waiting after they were due (queue), dns, connect, tls, and until the first byte of the answer.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300},
+	}, []string{"phase"})
+	for i, name := range phaseNames {
+		m.attemptPhases[i] = byPhase.WithLabelValues(name)
+	}
+	reg.MustRegister(byPhase, m.attempts, m.attemptDuration, m.endToEnd, m.recordDuration, m.recordBatch, m.recordErrors, m.gates,
 		m.dispatchers)
 	return m
 }
@@ -87,8 +96,22 @@ func (m *metrics) observe(a *webhook.Attempt) {
 		return
 	}
 	m.attemptDuration.Observe(float64(*a.Timings.Total) / 1e6)
+	for i, micros := range phases(&a.Timings) {
+		if micros != nil {
+			m.attemptPhases[i].Observe(float64(*micros) / 1e6)
+		}
+	}
 	if a.Number == 1 && a.Status == webhook.StatusDelivered {
 		end := a.StartedAt.UnixMicro() + *a.Timings.Total
 		m.endToEnd.Observe(float64(end-a.EventID.Time().UnixMicro()) / 1e6)
 	}
+}
+
+// phaseNames are the parts of an attempt's time as metrics name them, and phases gives
+// how long each took, in microseconds. What did not happen is nil: an attempt over a
+// kept connection looks nothing up.
+var phaseNames = [...]string{"queue", "dns", "connect", "tls", "first_byte"}
+
+func phases(t *webhook.Timings) [len(phaseNames)]*int64 {
+	return [...]*int64{t.QueueWait, t.DNS, t.Connect, t.TLS, t.FirstByte}
 }

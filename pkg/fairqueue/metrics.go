@@ -1,6 +1,10 @@
 package fairqueue
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fairhook/fairhook/pkg/postgres"
+)
 
 type metrics struct {
 	fetchDuration  prometheus.Histogram
@@ -80,7 +84,7 @@ func newMetrics(reg prometheus.Registerer, q *Queue) *metrics {
 		})
 	}
 	reg.MustRegister(
-		m.fetchDuration, m.fetched, m.fetchErrors, m.discoverErrors, m.staleFinishes, m.tokens, m.tokenErrors, m.learnErrors, m.givenBack,
+		postgres.PoolStats("fetch", q.pool), m.fetchDuration, m.fetched, m.fetchErrors, m.discoverErrors, m.staleFinishes, m.tokens, m.tokenErrors, m.learnErrors, m.givenBack,
 		m.leader, m.dutyErrors, m.dutySuccess,
 		lanes("fairhook_lanes_active", "Lanes in this dispatcher's ring.", func(active, _, _ int) int { return active }),
 		lanes("fairhook_lanes_gated", "Lanes that have something due behind a gate.", func(_, gated, _ int) int { return gated }),
