@@ -157,6 +157,7 @@ func within(value, low, high int) error {
 func run(ctx context.Context, cfg config) error {
 	instance := daemon.NewInstanceID()
 	logger, level := cfg.NewLogger(os.Stdout, string(webhook.RoleDispatcher), instance)
+	daemon.CaptureStandardLog(logger)
 	registry := daemon.NewRegistry()
 
 	listener, err := net.Listen("tcp", cfg.Listen)

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"io"
+	"log"
 	"log/slog"
 )
 
@@ -31,6 +32,15 @@ func NewLogger(w io.Writer, level, format string) (*slog.Logger, *slog.LevelVar)
 		handler = slog.NewTextHandler(w, options)
 	}
 	return slog.New(utcHandler{handler}).With(slog.String("version", Version())), &current
+}
+
+// CaptureStandardLog makes debug lines of logger's of what libraries print with package
+// log, for the whole process. net/http does with what a receiver sends unasked, some
+// kilobytes for each of its connections: whoever owns the receiver would write to a
+// log that is read line by line as JSON.
+func CaptureStandardLog(logger *slog.Logger) {
+	log.SetFlags(0)
+	log.SetOutput(slog.NewLogLogger(logger.Handler(), slog.LevelDebug).Writer())
 }
 
 // utcHandler writes times in UTC. It is cheaper than a ReplaceAttr, which slog

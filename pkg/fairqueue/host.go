@@ -122,12 +122,23 @@ func (r *ring) dropFormer(l *lane) {
 	})
 }
 
-// hostRoom is how many more requests a lane's host may get from here.
+// hostLeft is how many more requests a host may get from here.
+func (r *ring) hostLeft(h *host) int {
+	return max(1, r.hostCap/r.sharers) - h.inFlight - h.granted
+}
+
+// hostRoom is how many more requests a lane may send to its host from here: as of the
+// slots of a fetch, no more than twice what is left after that, times its weight. So
+// one whose requests hang leaves room for others that share the host.
 func (r *ring) hostRoom(l *lane) int {
 	if l.host == nil || r.hostCap == 0 {
 		return maxRoom
 	}
-	return max(1, r.hostCap/r.sharers) - l.host.inFlight - l.host.granted
+	here := l.inFlight + l.granted
+	for _, f := range l.former {
+		here -= f.inFlight + f.granted
+	}
+	return slotsFor(here, r.hostLeft(l.host), r.limits[l.id].Weight)
 }
 
 // awaitHost remembers a lane that its host's limit holds back.
@@ -144,13 +155,18 @@ func (r *ring) freeHost(h *host) (woken bool) {
 	if h == nil {
 		return false
 	}
-	for n := 0; len(h.waiting) > 0; {
-		l := h.waiting[0]
-		// Each that went into the ring will take at least one slot.
-		if r.hostRoom(l) <= n {
-			break
+	// Each that goes into the ring will take at least one slot.
+	for i, n := 0, 0; i < len(h.waiting) && r.hostLeft(h) > n; {
+		l := h.waiting[i]
+		if r.hostRoom(l) <= 0 {
+			i++ // it has its part
+			continue
 		}
-		h.waiting = h.waiting[1:]
+		if i == 0 {
+			h.waiting = h.waiting[1:]
+		} else {
+			h.waiting = slices.Delete(h.waiting, i, i+1)
+		}
 		l.awaitsHost = false
 		if l.capped {
 			l.capped = false

@@ -193,3 +193,69 @@ func TestRingAfterTheClockWasSetBack(t *testing.T) {
 		}
 	})
 }
+
+func TestRingKeepsRoomAtASharedHost(t *testing.T) {
+	t.Parallel()
+	ids := testIDs(3)
+	hanging, quiet, late := ids[0], ids[1], ids[2]
+	limits := map[webhook.ID]Limit{}
+	for _, id := range ids {
+		limits[id] = Limit{MaxInFlight: 100, Host: "a"}
+	}
+	r, _ := clockRing(limits)
+	r.hostCap = 30
+	// It has more than the host may get, and none of its requests ends.
+	r.wake(hanging)
+	for len(serve(r, 1000)) > 0 {
+	}
+	for _, id := range []webhook.ID{quiet, late} {
+		r.wake(id)
+		got := serve(r, 1000)[id]
+		if got == 0 {
+			t.Fatalf("a webhook that shares its host with one that hangs got none of the %d requests that it may get", r.hostCap)
+		}
+		for range got {
+			r.finish(id)
+		}
+		r.settle(r.take(1000, 1000, 10), nil) // it has nothing more
+	}
+	// The one that waits is not forgotten.
+	for range 12 {
+		r.finish(hanging)
+	}
+	got := 0
+	for range 5 {
+		got += serve(r, 1000)[hanging]
+	}
+	if got == 0 {
+		t.Error("the one that waited for its host got nothing more")
+	}
+	if n := r.hosts["a"].inFlight; n > 20 {
+		t.Errorf("it has %d requests under way at a host that may get 30, want two thirds", n)
+	}
+}
+
+func TestRingPassesOverALaneThatHasItsPartOfAHost(t *testing.T) {
+	t.Parallel()
+	ids := testIDs(3)
+	hanging, other, last := ids[0], ids[1], ids[2]
+	limits := map[webhook.ID]Limit{}
+	for _, id := range ids {
+		limits[id] = Limit{MaxInFlight: 100, Host: "a"}
+	}
+	r, _ := clockRing(limits)
+	r.hostCap = 3
+	r.wake(hanging)
+	for len(serve(r, 1000)) > 0 {
+	}
+	r.wake(other)
+	serve(r, 1000)
+	r.wake(hanging)
+	r.wake(last) // both wait for the host, in this order
+	if !r.finish(other) {
+		t.Fatal("nobody was woken by the room that the host has")
+	}
+	if got := serve(r, 1000); len(got) != 1 || got[hanging] != 0 {
+		t.Errorf("the room went to %v, want it for one that has nothing under way", got)
+	}
+}

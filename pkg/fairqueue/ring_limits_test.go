@@ -241,8 +241,9 @@ func TestRingSharesHosts(t *testing.T) {
 				got[id] += n
 			}
 		}
-		if got[ids[0]]+got[ids[1]] != 5 || got[ids[2]] != 5 {
-			t.Errorf("in flight %v, want 5 for each host", got)
+		// One alone leaves a third, for others that may come.
+		if got[ids[0]]+got[ids[1]] != 5 || got[ids[2]] != 4 {
+			t.Errorf("in flight %v, want 5 for the host that two share, and 4 for the other", got)
 		}
 	})
 
