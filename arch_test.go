@@ -18,7 +18,7 @@ const module = "github.com/fairhook/fairhook/"
 // above it in this list, and none on its own line. A package that is not here
 // has no place yet: give it one.
 var layers = [][]string{
-	{"sql", "pkg/client", "pkg/openapi"},
+	{"sql", "pkg/client", "pkg/client/receiver", "pkg/openapi"},
 	{"pkg/webhook"},
 	{"pkg/strictjson", "pkg/enqueue"},
 	{"pkg/schema"},
