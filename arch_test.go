@@ -36,6 +36,7 @@ var layers = [][]string{
 	{"pkg/api"},
 	{"pkg/ingest", "pkg/dispatch"},
 	{"cmd/dispatcher", "cmd/fairhook", "cmd/ingest", "cmd/migrate"},
+	{"docs/examples/go/producer", "docs/examples/go/receiver"},
 }
 
 // testSupport reports whether a package is for tests, as the standard library's
@@ -49,7 +50,7 @@ var onlyFrom = map[string]struct {
 	because   string
 }{
 	module + "pkg/daemon":                     {[]string{"pkg/ingest", "pkg/dispatch", "cmd/"}, "it is about processes"},
-	module + "pkg/client":                     {[]string{"cmd/fairhook"}, "it is the SDK of those outside"},
+	module + "pkg/client":                     {[]string{"cmd/fairhook", "docs/examples/"}, "it is the SDK of those outside"},
 	module + "pkg/postgres/pglocal":           {[]string{"pkg/postgres/pgtest", "cmd/fairhook"}, "services use the database they are given"},
 	"os/signal":                               {[]string{"pkg/daemon"}, "signals are Execute's"},
 	"github.com/riverqueue/river/rivershared": {[]string{"pkg/fairqueue"}, "it is internal to River"},
