@@ -21,7 +21,7 @@ func newCommand() *cobra.Command {
 		Use:   "fairhook",
 		Short: "The developer's and operator's tool of Fairhook, the webhook sender",
 	}
-	cmd.AddCommand(newDevCommand(), newBenchCommand(), newVersionCommand())
+	cmd.AddCommand(newDevCommand(), newBenchCommand(), newImportCommand(), newVersionCommand())
 	return cmd
 }
 
