@@ -934,6 +934,32 @@ func TestEvent(t *testing.T) {
 			t.Errorf("asked for %s", path)
 		}
 	})
+
+	t.Run("EachAttemptOfItsPages", func(t *testing.T) {
+		t.Parallel()
+		fake := newFake(t, answer(200, `{"data":[{"number":1},{"number":2}],"next_cursor":"c2"}`), answer(200, `{"data":[{"number":3}],"next_cursor":null}`))
+		c := dial(t, fake)
+		var numbers []int
+		for attempt, err := range c.EachAttempt(t.Context(), eventID, 2) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			numbers = append(numbers, attempt.Number)
+		}
+		if !slices.Equal(numbers, []int{1, 2, 3}) {
+			t.Errorf("got the numbers %v", numbers)
+		}
+		for i, want := range []string{"limit=2", "cursor=c2&limit=2"} {
+			if query := fake.got()[i].query; query != want {
+				t.Errorf("asked for %s, want %s", query, want)
+			}
+		}
+		for _, err := range c.EachAttempt(t.Context(), "../keys", 0) {
+			if err == nil || len(fake.got()) != 2 {
+				t.Errorf("got %v after %d requests", err, len(fake.got()))
+			}
+		}
+	})
 }
 
 func TestTheBaseURLsPathIsKept(t *testing.T) {

@@ -15,7 +15,8 @@ import (
 
 // Defaults of a Receiver.
 const (
-	// DefaultMaxBody is how long a body may be, in bytes.
+	// DefaultMaxBody is how long a body may be, in bytes: as long as Fairhook takes them
+	// unless it was told otherwise.
 	DefaultMaxBody = 1 << 20
 	// DefaultLease is how long handling may take.
 	DefaultLease = time.Minute
