@@ -64,6 +64,10 @@ const (
 // NewWebhook is a webhook to create. Only Tenant and URL are required; what is
 // left zero gets Fairhook's default.
 type NewWebhook struct {
+	// Extra are further members of the request, by their names in JSON: settings that
+	// a newer Fairhook has and this version of the client has no field for.
+	Extra map[string]any `json:"-"`
+
 	Tenant         string            `json:"tenant"`
 	URL            string            `json:"url"`
 	Description    string            `json:"description,omitzero"`
@@ -87,9 +91,6 @@ type NewWebhook struct {
 	// Secret is an existing signing secret ("whsec_...") to bring along, so that
 	// the receiver need not change; empty has Fairhook make one.
 	Secret string `json:"secret,omitzero"`
-	// Extra are further members of the request, by their names in JSON: settings that
-	// a newer Fairhook has and this version of the client has no field for.
-	Extra map[string]any `json:"-"`
 }
 
 // CreatedWebhook is a webhook with its signing secret, which its receiver needs.
