@@ -130,7 +130,8 @@ func (rc *Receiver) Handle(handle func(context.Context, *Message) error) http.Ha
 
 // Middleware puts the verification in front of a handler, which finds the message with
 // [FromContext], and its body in the request again. Answers that it gives itself are
-// those of Handle.
+// those of Handle. How long a body may take to arrive is for the http.Server to say,
+// by its ReadTimeout.
 //
 // The message counts as handled from the moment at which the handler's answer begins,
 // if that is a 2xx: what the sender is told and what is remembered cannot differ. After
