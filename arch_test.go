@@ -52,6 +52,7 @@ var onlyFrom = map[string]struct {
 	module + "pkg/daemon":                     {[]string{"pkg/ingest", "pkg/dispatch", "cmd/"}, "it is about processes"},
 	module + "pkg/client":                     {[]string{"cmd/fairhook", "docs/examples/"}, "it is the SDK of those outside"},
 	module + "pkg/postgres/pglocal":           {[]string{"pkg/postgres/pgtest", "cmd/fairhook"}, "services use the database they are given"},
+	"riverqueue.com/riverui":                  {[]string{"pkg/ingest"}, "the job view is ingest's"},
 	"os/signal":                               {[]string{"pkg/daemon"}, "signals are Execute's"},
 	"github.com/riverqueue/river/rivershared": {[]string{"pkg/fairqueue"}, "it is internal to River"},
 }
@@ -62,7 +63,6 @@ var never = map[string]string{
 	"net/http/httptest":           "it is for tests",
 	"github.com/stretchr/testify": "it is for tests",
 	"pgregory.net/rapid":          "it is for tests",
-	"riverqueue.com/riverui":      "it is for tests, and under the MPL",
 	"github.com/prometheus/client_golang/prometheus/promauto": "registries come through constructors",
 	"log": "loggers come through constructors, as *slog.Logger",
 }

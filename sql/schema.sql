@@ -172,7 +172,7 @@ BEGIN
             RETURN NULL;
         END IF;
         INSERT INTO fairhook.lane_events (webhook_id, event, cause, until) VALUES (NEW.webhook_id, 'closed', NEW.cause, NEW.until);
-        PERFORM pg_notify('fairhook.lanes', NEW.webhook_id::text);
+        PERFORM pg_notify('fairhook.lanes', NEW.webhook_id || ' ' || (extract(epoch FROM NEW.until) * 1000000)::bigint);
     ELSE
         -- The breaker's gate opens with the success that deletes its row, any other when
         -- its time is over.

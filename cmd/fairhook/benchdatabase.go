@@ -256,10 +256,10 @@ func (b *bench) fillGated(ctx context.Context, like webhook.ID, webhooks, waitin
 	return b.settle(ctx, "river_job", "webhooks")
 }
 
-func (b *bench) count(ctx context.Context, query string) (n int, err error) {
+func (b *bench) count(ctx context.Context, query string, args ...any) (n int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
 	defer cancel()
-	if err := b.pool.QueryRow(ctx, query).Scan(&n); err != nil {
+	if err := b.pool.QueryRow(ctx, query, args...).Scan(&n); err != nil {
 		return 0, fmt.Errorf("count rows: %w", err)
 	}
 	return n, nil

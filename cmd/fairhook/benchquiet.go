@@ -314,7 +314,7 @@ func (b *bench) hit(ctx context.Context, a *attackers, each int) error {
 // longer than --breaker-wait, and returns how many are.
 func (b *bench) openBreakers(ctx context.Context, ids []webhook.ID) (open int, err error) {
 	for until := time.Now().Add(b.cfg.BreakerWait); ; {
-		open, err = b.count(ctx, `SELECT count(*) FROM fairhook.lane_gates WHERE cause = 'breaker'`)
+		open, err = b.count(ctx, `SELECT count(*) FROM fairhook.lane_gates WHERE cause = 'breaker' AND webhook_id = ANY ($1)`, ids)
 		if err != nil || open >= len(ids) || time.Now().After(until) {
 			return open, err
 		}

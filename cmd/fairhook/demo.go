@@ -174,8 +174,11 @@ func (d delivery) show() string {
 // summary is a delivery in two lines.
 func (d delivery) summary() string {
 	verdict := "signature verified"
-	if d.fault != nil {
+	switch {
+	case d.fault != nil:
 		verdict = "NOT verified: " + d.fault.Error()
+	case !d.verified:
+		verdict = "signature not looked at"
 	}
 	return fmt.Sprintf("%s received %s, event %s, attempt %s, %s\n%s", d.at.Format(time.TimeOnly),
 		printable([]byte(d.header.Get("Fairhook-Event-Type"))), printable([]byte(d.header.Get("Webhook-Id"))),

@@ -126,7 +126,12 @@ func (o *output) String() string {
 
 func startDev(t *testing.T, env []string, args ...string) *devRun {
 	t.Helper()
-	d := &devRun{t: t, cmd: exec.Command(filepath.Join(programs, "fairhook"), append([]string{"dev"}, args...)...), done: make(chan struct{})}
+	return startFairhook(t, env, append([]string{"dev"}, args...)...)
+}
+
+func startFairhook(t *testing.T, env []string, args ...string) *devRun {
+	t.Helper()
+	d := &devRun{t: t, cmd: exec.Command(filepath.Join(programs, "fairhook"), args...), done: make(chan struct{})}
 	d.cmd.Env = slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "FAIRHOOK_") })
 	d.cmd.Env = append(d.cmd.Env, env...)
 	d.cmd.Stdout, d.cmd.Stderr = &d.stdout, &d.stderr
@@ -150,17 +155,23 @@ func startDev(t *testing.T, env []string, args ...string) *devRun {
 // its groups.
 func (d *devRun) waitFor(pattern string) []string {
 	d.t.Helper()
+	return d.waitIn(&d.stdout, pattern)
+}
+
+// waitIn is waitFor in one of its outputs.
+func (d *devRun) waitIn(out *output, pattern string) []string {
+	d.t.Helper()
 	want := regexp.MustCompile(pattern)
 	deadline := time.After(90 * time.Second)
 	for {
-		text, changed := d.stdout.state()
+		text, changed := out.state()
 		if match := want.FindStringSubmatch(text); match != nil {
 			return match
 		}
 		select {
 		case <-changed:
 		case <-d.done:
-			if match := want.FindStringSubmatch(d.stdout.String()); match != nil {
+			if match := want.FindStringSubmatch(out.String()); match != nil {
 				return match
 			}
 			d.t.Fatalf("it ended without printing %q", pattern)

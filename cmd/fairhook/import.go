@@ -11,13 +11,12 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/fairhook/fairhook/pkg/client"
-	"github.com/fairhook/fairhook/pkg/daemon"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
@@ -27,70 +26,54 @@ const (
 
 	// maxImport bounds the file that is imported, in bytes.
 	maxImport = 256 << 20
-	// importTimeout bounds each call of the API, its retries included.
-	importTimeout = 2 * time.Minute
 )
 
-// importConfig is what `fairhook import` can be told.
-type importConfig struct {
-	// URL and Key are of the Fairhook to import into.
-	URL string
-	Key daemon.SecretString
-	// DryRun: show what would be done, and do nothing.
-	DryRun bool
-	// Lossy: make webhooks without what cannot be carried over, too.
-	Lossy bool
-}
-
-func (c *importConfig) register(s *daemon.Settings) {
-	s.String(&c.URL, "url", "", "the Fairhook to import into, such as https://hooks.example.com")
-	s.Secret(&c.Key, "key", "an API key with the scopes read and manage for all tenants of the import")
-	s.Bool(&c.DryRun, "dry-run", false, "show what would be made, and make nothing")
-	s.Bool(&c.Lossy, "lossy", false, "import webhooks without what cannot be carried over, instead of refusing them")
-	s.Required("url", "key")
+// importOptions are what `fairhook import` can be told besides the API.
+type importOptions struct {
+	// dryRun: show what would be done, and do nothing.
+	dryRun bool
+	// lossy: make webhooks without what cannot be carried over, too.
+	lossy bool
 }
 
 func newImportCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "import {svix|convoy} FILE",
-		Short: "Create the webhooks of a Svix or Convoy installation",
-		Long: `Create webhooks from what docs/examples/migrate/collect.py has read out of Svix or
-Convoy, with their secrets and headers, through the REST API. FILE may be - for
-standard input. docs/migrating.md tells the whole way.
+	var options importOptions
+	return remoteCommand("import {svix|convoy} FILE", "Create the webhooks of a Svix or Convoy installation",
+		`Create webhooks from what docs/examples/migrate/collect.py has read out of Svix or
+Convoy, with their secrets and headers. FILE may be - for standard input.
+docs/migrating.md tells the whole way.
 
 What cannot be carried over is shown with each webhook. If its receiver would notice,
 for example because events would not be filtered any more, the webhook is refused,
 unless --lossy is given. Webhooks that an earlier run has made are recognised by their
-description, and left as they are, so the command can be run again.
+description, and left as they are: what stopped half-way can be run again. Give a long
+list its time with --timeout.
 
-The exit code is 1 if a webhook was refused or could not be made. Secrets are not
-shown, nor are paths of URLs, which may contain some.`,
-		Args: cobra.MatchAll(cobra.ExactArgs(2), func(_ *cobra.Command, args []string) error {
+The API key needs the scopes read and manage. Secrets are not shown, nor are paths of
+URLs, which may contain some. The exit code is 1 if a webhook was refused here or could
+not be made.`,
+		cobra.MatchAll(cobra.ExactArgs(2), func(_ *cobra.Command, args []string) error {
 			if args[0] != sourceSvix && args[0] != sourceConvoy {
 				return fmt.Errorf("%q is neither %s nor %s", args[0], sourceSvix, sourceConvoy)
 			}
 			return nil
 		}),
-	}
-	var cfg importConfig
-	settings := daemon.NewSettings(cmd.Flags())
-	cfg.register(settings)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := settings.Resolve(os.LookupEnv); err != nil {
-			return err
-		}
-		file := cmd.InOrStdin()
-		if args[1] != "-" {
-			opened, err := os.Open(args[1])
-			if err != nil {
-				return err // it names the file
+		func(flags *pflag.FlagSet) {
+			flags.BoolVar(&options.dryRun, "dry-run", false, "show what would be made, and make nothing")
+			flags.BoolVar(&options.lossy, "lossy", false, "import webhooks without what cannot be carried over, instead of refusing them")
+		},
+		func(ctx context.Context, c *call) error {
+			file := c.in
+			if c.args[1] != "-" {
+				opened, err := os.Open(c.args[1])
+				if err != nil {
+					return err // it names the file
+				}
+				defer func() { _ = opened.Close() }() // it was only read
+				file = opened
 			}
-			defer func() { _ = opened.Close() }() // it was only read
-			file = opened
-		}
-		return runImport(cmd.Context(), cfg, args[0], file, &console{out: cmd.OutOrStdout()})
-	}
-	return cmd
+			return runImport(ctx, c, options, c.args[0], file)
+		})
 }
 
 // candidate is one webhook to make.
@@ -201,7 +184,7 @@ func readExport(source string, file io.Reader) ([]*candidate, error) {
 }
 
 // runImport makes the webhooks of a file, or shows what it would make.
-func runImport(ctx context.Context, cfg importConfig, source string, file io.Reader, out *console) error {
+func runImport(ctx context.Context, c *call, options importOptions, source string, file io.Reader) error {
 	candidates, err := readExport(source, file)
 	if err != nil {
 		return err
@@ -209,56 +192,24 @@ func runImport(ctx context.Context, cfg importConfig, source string, file io.Rea
 	if len(candidates) == 0 {
 		return errors.New("the file has no webhook")
 	}
-	c, err := client.New(cfg.URL, cfg.Key.Reveal(), client.WithUserAgent("fairhook-import/"+daemon.Version()))
-	if err != nil {
-		return err
-	}
-	i := &importer{cfg: cfg, client: c, out: out, made: map[string][]string{}}
+	i := &importer{call: c, options: options, descriptions: map[string][]string{}}
 	left := 0
 	for _, candidate := range candidates {
-		if ctx.Err() != nil {
-			return errors.New("stopped before the end; run it again to go on")
+		outcome, err := i.try(ctx, candidate)
+		if err != nil {
+			return fmt.Errorf("%s: %w; what is done is done, and a further run goes on", candidate.origin, err)
 		}
-		if !i.one(ctx, candidate) {
+		if err := i.show(candidate, outcome); err != nil {
+			return err
+		}
+		if outcome.result == resultRefused || outcome.result == resultFailed {
 			left++
-		}
-		if i.denied {
-			return errors.New("the API key is not accepted")
 		}
 	}
 	if left > 0 {
 		return fmt.Errorf("%d of %d webhooks were not imported", left, len(candidates))
 	}
 	return nil
-}
-
-// importer is one run.
-type importer struct {
-	cfg    importConfig
-	client *client.Client
-	out    *console
-	made   map[string][]string // the descriptions of a tenant's webhooks
-	denied bool                // Fairhook does not know the key
-}
-
-// one imports a candidate and says what became of it. It reports whether the webhook
-// is there now, or would be.
-func (i *importer) one(ctx context.Context, c *candidate) bool {
-	ctx, cancel := context.WithTimeout(ctx, importTimeout)
-	defer cancel()
-	result, detail := i.try(ctx, c)
-	i.out.printf("%-12s  tenant %q  %s  to %s%s\n", result, c.webhook.Tenant, c.origin, c.destination(), detail)
-	for _, loss := range c.losses {
-		i.out.printf("              cannot be carried over: %s\n", loss)
-	}
-	for _, note := range c.notes {
-		i.out.printf("              note: %s\n", note)
-	}
-	switch result {
-	case resultRefused, resultFailed:
-		return false
-	}
-	return true
 }
 
 // What becomes of a candidate.
@@ -270,37 +221,83 @@ const (
 	resultFailed  = "failed"
 )
 
-func (i *importer) try(ctx context.Context, c *candidate) (result, detail string) {
+// importOutcome is what became of a candidate, and why where it failed.
+type importOutcome struct {
+	result    string
+	webhookID string
+	fault     string
+}
+
+// importer is one run.
+type importer struct {
+	*call
+	options      importOptions
+	descriptions map[string][]string // of each tenant's webhooks
+}
+
+// try imports a candidate. An error is one that the candidates after it would meet too.
+func (i *importer) try(ctx context.Context, c *candidate) (importOutcome, error) {
 	tenant := c.webhook.Tenant
-	descriptions, known := i.made[tenant]
-	if !known {
-		for existing, err := range i.client.Webhooks().List(ctx, client.ListWebhooks{Tenant: tenant, PageSize: 1000}) {
+	if _, known := i.descriptions[tenant]; !known {
+		descriptions := []string{}
+		for existing, err := range i.Webhooks().List(ctx, client.ListWebhooks{Tenant: tenant, PageSize: 1000}) {
 			if err != nil {
-				i.denied = client.IsUnauthorized(err)
-				return resultFailed, ": look for it: " + err.Error()
+				return importOutcome{}, fmt.Errorf("look for what there is: %w", err)
 			}
 			descriptions = append(descriptions, existing.Description)
 		}
-		i.made[tenant] = descriptions
+		i.descriptions[tenant] = descriptions
 	}
-	for _, description := range descriptions {
+	for _, description := range i.descriptions[tenant] {
 		if strings.Contains(description, c.marker()) {
-			return resultExists, ""
+			return importOutcome{result: resultExists}, nil
 		}
 	}
+	outcome := importOutcome{result: resultWould}
 	switch {
-	case c.impossible:
-		return resultRefused, ""
-	case len(c.losses) > 0 && !i.cfg.Lossy:
-		return resultRefused, ""
-	case i.cfg.DryRun:
-		i.made[tenant] = append(i.made[tenant], c.webhook.Description)
-		return resultWould, ""
+	case c.impossible, len(c.losses) > 0 && !i.options.lossy:
+		return importOutcome{result: resultRefused}, nil
+	case !i.options.dryRun:
+		created, err := i.Webhooks().Create(ctx, c.webhook)
+		if refused, ok := errors.AsType[*client.Error](err); ok && refused.Status < 500 && !client.IsRateLimited(err) && !client.IsUnauthorized(err) {
+			return importOutcome{result: resultFailed, fault: err.Error()}, nil
+		}
+		if err != nil {
+			return importOutcome{}, err
+		}
+		outcome = importOutcome{result: resultMade, webhookID: created.ID}
 	}
-	created, err := i.client.Webhooks().Create(ctx, c.webhook)
-	if err != nil {
-		return resultFailed, ": " + err.Error()
+	i.descriptions[tenant] = append(i.descriptions[tenant], c.webhook.Description)
+	return outcome, nil
+}
+
+// show prints what became of a candidate.
+func (i *importer) show(c *candidate, outcome importOutcome) error {
+	if i.out.json {
+		return i.out.line(struct {
+			Origin      string   `json:"origin"`
+			Tenant      string   `json:"tenant"`
+			Destination string   `json:"destination"`
+			Result      string   `json:"result"`
+			WebhookID   string   `json:"webhook_id,omitzero"`
+			Fault       string   `json:"fault,omitzero"`
+			Losses      []string `json:"losses,omitempty"`
+			Notes       []string `json:"notes,omitempty"`
+		}{c.origin, c.webhook.Tenant, c.destination(), outcome.result, outcome.webhookID, outcome.fault, c.losses, c.notes})
 	}
-	i.made[tenant] = append(i.made[tenant], c.webhook.Description)
-	return resultMade, ": webhook " + created.ID
+	line := fmt.Sprintf("%-12s  tenant %q  %s  to %s", outcome.result, c.webhook.Tenant, c.origin, c.destination())
+	if outcome.webhookID != "" {
+		line += "  webhook " + outcome.webhookID
+	}
+	lines := []string{line}
+	if outcome.fault != "" {
+		lines = append(lines, outcome.fault)
+	}
+	for _, loss := range c.losses {
+		lines = append(lines, "cannot be carried over: "+loss)
+	}
+	for _, note := range c.notes {
+		lines = append(lines, "note: "+note)
+	}
+	return i.out.say("%s", strings.Join(lines, "\n              "))
 }

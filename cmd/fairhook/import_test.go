@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,7 +13,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/fairhook/fairhook/pkg/daemon"
+	"github.com/fairhook/fairhook/pkg/client"
 )
 
 // svixFile is a file for import with one endpoint, whose parts are as given.
@@ -132,7 +133,7 @@ func TestImportMaps(t *testing.T) {
 			refused := c.loss != ""
 			for _, lossy := range []bool{false, true} {
 				f := newFakeAPI(t)
-				out, err := f.run(importConfig{Lossy: lossy}, source, c.file)
+				out, err := f.run(importOptions{lossy: lossy}, source, c.file)
 				made := !refused || lossy && !c.never
 				if (err == nil) != made || (len(f.sent()) > 0) != made {
 					t.Fatalf("lossy %t: %v, %d requests, and prints\n%s", lossy, err, len(f.sent()), out)
@@ -219,10 +220,17 @@ func (f *fakeAPI) sent() []string {
 	return f.requests
 }
 
-func (f *fakeAPI) run(cfg importConfig, source, file string) (string, error) {
-	cfg.URL, cfg.Key = f.url, daemon.NewSecretString("the-key")
+func (f *fakeAPI) run(options importOptions, source, file string) (string, error) {
+	return f.runAs(options, false, source, file)
+}
+
+func (f *fakeAPI) runAs(options importOptions, asJSON bool, source, file string) (string, error) {
+	c, err := client.New(f.url, "the-key", client.WithRetryMax(0))
+	if err != nil {
+		f.t.Fatal(err)
+	}
 	var out strings.Builder
-	err := runImport(f.t.Context(), cfg, source, strings.NewReader(file), &console{out: &out})
+	err = runImport(f.t.Context(), &call{Client: c, out: &printer{w: &out, json: asJSON}}, options, source, strings.NewReader(file))
 	for _, secret := range []string{"s3cret", "MfKQ9r8G", "the-key", "a text of Convoy's", "Bearer x", "dTpw"} {
 		if strings.Contains(out.String(), secret) || err != nil && strings.Contains(err.Error(), secret) {
 			f.t.Errorf("it prints %q:\n%s%v", secret, out.String(), err)
@@ -238,7 +246,7 @@ func TestImport(t *testing.T) {
 		t.Parallel()
 		f := newFakeAPI(t)
 		for run, want := range []string{"made  ", "exists  ", "exists  "} {
-			out, err := f.run(importConfig{}, sourceSvix, svixFile("", ""))
+			out, err := f.run(importOptions{}, sourceSvix, svixFile("", ""))
 			if err != nil || !strings.Contains(out, want) {
 				t.Errorf("run %d: %v, and prints\n%s", run, err, out)
 			}
@@ -253,7 +261,7 @@ func TestImport(t *testing.T) {
 		file := strings.Replace(svixFile("", ""), `"endpoints":[`, `"endpoints":[{"endpoint":{"id":"ep_1","url":"https://example.com"},"secret":{"key":"whsec_x"}},`, 1)
 		for _, dry := range []bool{true, false} {
 			f := newFakeAPI(t)
-			out, err := f.run(importConfig{DryRun: dry}, sourceSvix, file)
+			out, err := f.run(importOptions{dryRun: dry}, sourceSvix, file)
 			if err != nil || strings.Count(out, "exists") != 1 || len(f.sent()) > 1 {
 				t.Errorf("dry %t: %v, %d requests, and prints\n%s", dry, err, len(f.sent()), out)
 			}
@@ -263,7 +271,7 @@ func TestImport(t *testing.T) {
 	t.Run("MakesNothingInADryRun", func(t *testing.T) {
 		t.Parallel()
 		f := newFakeAPI(t)
-		out, err := f.run(importConfig{DryRun: true}, sourceSvix, svixFile("", ""))
+		out, err := f.run(importOptions{dryRun: true}, sourceSvix, svixFile("", ""))
 		if err != nil || !strings.Contains(out, "would make") || !strings.Contains(out, "https://example.com\n") || len(f.sent()) != 0 {
 			t.Errorf("%v, %d requests, and prints\n%s", err, len(f.sent()), out)
 		}
@@ -274,25 +282,32 @@ func TestImport(t *testing.T) {
 		f := newFakeAPI(t)
 		f.status = http.StatusUnprocessableEntity
 		file := strings.Replace(svixFile("", ""), `"endpoints":[`, `"endpoints":[{"endpoint":{"id":"ep_2","url":"https://example.com"},"secret":{"key":"whsec_x"}},`, 1)
-		out, err := f.run(importConfig{}, sourceSvix, file)
+		out, err := f.run(importOptions{}, sourceSvix, file)
 		if err == nil || !strings.Contains(err.Error(), "2 of 2") || strings.Count(out, "failed") != 2 || !strings.Contains(out, "422") {
 			t.Errorf("%v, and prints\n%s", err, out)
 		}
 	})
 
-	t.Run("StopsWhereTheKeyIsNotAccepted", func(t *testing.T) {
+	for name, status := range map[string]int{"StopsWhereTheKeyIsNotAccepted": 401, "StopsWhereFairhookIsAway": 503} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFakeAPI(t)
+			f.status = status
+			file := strings.Replace(svixFile("", ""), `"endpoints":[`, `"endpoints":[{"endpoint":{"id":"ep_2"},"secret":{"key":"whsec_x"}},`, 1)
+			_, err := f.run(importOptions{}, sourceSvix, file)
+			if refused, ok := errors.AsType[*client.Error](err); !ok || refused.Status != status || len(f.sent()) != 1 {
+				t.Errorf("%v after %d requests", err, len(f.sent()))
+			}
+		})
+	}
+
+	t.Run("PrintsJSON", func(t *testing.T) {
 		t.Parallel()
-		asked := 0
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			asked++
-			w.WriteHeader(http.StatusUnauthorized)
-		}))
-		defer server.Close()
-		file := strings.Replace(svixFile("", ""), `"endpoints":[`, `"endpoints":[{"endpoint":{"id":"ep_2"}},`, 1)
-		cfg := importConfig{URL: server.URL, Key: daemon.NewSecretString("k")}
-		err := runImport(t.Context(), cfg, sourceSvix, strings.NewReader(file), &console{out: io.Discard})
-		if err == nil || !strings.Contains(err.Error(), "not accepted") || asked != 1 {
-			t.Errorf("%v after %d requests", err, asked)
+		out, err := newFakeAPI(t).runAs(importOptions{}, true, sourceSvix, svixFile(`,"uid":"mine"`, ""))
+		want := `{"origin":"svix ep_1","tenant":"acme","destination":"https://example.com","result":"made",` +
+			`"webhook_id":"01890a5d-ac96-774b-bcce-b302099a8000","notes":["its uid, \"mine\", has no place"]}` + "\n"
+		if err != nil || out != want {
+			t.Errorf("%v, and prints\n%s", err, out)
 		}
 	})
 
@@ -305,7 +320,7 @@ func TestImport(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if _, err := newFakeAPI(t).run(importConfig{}, c.source, c.file); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := newFakeAPI(t).run(importOptions{}, c.source, c.file); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})

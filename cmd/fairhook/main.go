@@ -21,7 +21,10 @@ func newCommand() *cobra.Command {
 		Use:   "fairhook",
 		Short: "The developer's and operator's tool of Fairhook, the webhook sender",
 	}
-	cmd.AddCommand(newDevCommand(), newBenchCommand(), newImportCommand(), newVersionCommand())
+	cmd.AddCommand(
+		newDevCommand(), newListenCommand(), newSendCommand(), newEventCommand(), newDeliveryCommand(), newWebhookCommand(),
+		newKeyCommand(), newInstancesCommand(), newImportCommand(), newBenchCommand(), newVersionCommand(),
+	)
 	return cmd
 }
 

@@ -30,9 +30,15 @@ type receiver struct {
 	received chan delivery // what came, for whoever shows it
 	unseen   atomic.Int64  // how many found received full
 
+	listener net.Listener
 	server   *http.Server
 	served   chan error
-	verifier atomic.Pointer[standardwebhooks.Webhook]
+	// verify says what is wrong with a request's signature; nil: nobody looks.
+	verify atomic.Pointer[func(body []byte, header http.Header) error]
+
+	statuses []int // to answer with, in turn, the last one from then on
+	delay    time.Duration
+	answered atomic.Int64
 }
 
 // delivery is one request as the receiver saw it.
@@ -41,7 +47,9 @@ type delivery struct {
 	header                      http.Header
 	body                        []byte
 	at                          time.Time
-	fault                       error // why the signature did not verify
+	verified                    bool  // somebody looked at the signature
+	fault                       error // why it did not verify
+	status                      int   // that was answered
 }
 
 // startReceiver starts a receiver on a free port. It refuses everything until
@@ -51,15 +59,30 @@ func startReceiver() (*receiver, error) {
 	if err != nil {
 		return nil, err
 	}
+	rc := newReceiver(listener, []int{http.StatusNoContent}, 0)
+	rc.start()
+	return rc, nil
+}
+
+// newReceiver makes a receiver that answers what verifies with these statuses, each
+// after a delay. It refuses everything until trust or trustAll.
+func newReceiver(listener net.Listener, statuses []int, delay time.Duration) *receiver {
 	rc := &receiver{
 		url:      "http://" + listener.Addr().String() + "/",
 		received: make(chan delivery, maxUnseen),
+		listener: listener,
 		served:   make(chan error, 1),
+		statuses: statuses,
+		delay:    delay,
 	}
+	refuse := func([]byte, http.Header) error { return errors.New("no secret is known yet") }
+	rc.verify.Store(&refuse)
 	rc.server = &http.Server{Handler: rc, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute}
-	go func() { rc.served <- rc.server.Serve(listener) }()
-	return rc, nil
+	return rc
 }
+
+// start begins to serve.
+func (rc *receiver) start() { go func() { rc.served <- rc.server.Serve(rc.listener) }() }
 
 // trust sets the secret with which deliveries must be signed.
 func (rc *receiver) trust(secret string) error {
@@ -67,33 +90,49 @@ func (rc *receiver) trust(secret string) error {
 	if err != nil {
 		return fmt.Errorf("read the signing secret: %w", err)
 	}
-	rc.verifier.Store(verifier)
+	verify := verifier.Verify
+	rc.verify.Store(&verify)
 	return nil
 }
 
-// ServeHTTP answers 204 to what is signed, and 401 to what is not.
+// trustAll has nothing verified.
+func (rc *receiver) trustAll() { rc.verify.Store(nil) }
+
+// ServeHTTP answers 401 to what is not signed, and what it was told to otherwise.
 func (rc *receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReceived))
 	if err != nil {
 		http.Error(w, "the body cannot be read", http.StatusBadRequest)
 		return
 	}
-	d := delivery{r.Method, r.RequestURI, r.Proto, r.Host, r.Header, body, time.Now(), nil}
-	if verifier := rc.verifier.Load(); verifier == nil {
-		d.fault = errors.New("no secret is known yet")
-	} else {
-		d.fault = verifier.Verify(body, r.Header)
+	d := delivery{
+		method: r.Method, target: r.RequestURI, proto: r.Proto, host: r.Host, header: r.Header, body: body,
+		at: time.Now(), status: http.StatusUnauthorized,
+	}
+	if verify := rc.verify.Load(); verify != nil {
+		d.verified, d.fault = true, (*verify)(body, r.Header)
+	}
+	if d.fault == nil {
+		n := int(rc.answered.Add(1)) - 1
+		d.status = rc.statuses[min(n, len(rc.statuses)-1)]
 	}
 	select {
 	case rc.received <- d:
 	default:
 		rc.unseen.Add(1)
 	}
+	if rc.delay > 0 {
+		select {
+		case <-time.After(rc.delay):
+		case <-r.Context().Done():
+			return
+		}
+	}
 	if d.fault != nil {
 		http.Error(w, "the signature does not verify", http.StatusUnauthorized)
 		return
 	}
-	w.WriteHeader(http.StatusNoContent)
+	w.WriteHeader(d.status)
 }
 
 // close ends requests that are under way in order, if they end soon.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"sync/atomic"
@@ -79,6 +80,8 @@ type config struct {
 	AdaptiveWebhookFloor int
 	// StrictEventTypes refuses events of types that are not declared.
 	StrictEventTypes bool
+	// JobView serves River UI at /river.
+	JobView bool
 	// RequestTimeout is how long a request may take.
 	RequestTimeout time.Duration
 	// Sizes are those of pools, buffer and batches.
@@ -144,6 +147,7 @@ func (c *config) register(s *daemon.Settings) {
 	s.Int(&c.MaxJSONKeys, "max-json-keys", ingest.DefaultMaxJSONKeys, "keys that all objects of an event's JSON may have together")
 	s.Check("max-json-keys", func() error { return within(c.MaxJSONKeys, 10, 1<<24) })
 	s.Bool(&c.StrictEventTypes, "strict-event-types", false, "refuse events of types that are not declared at /v1/event-types")
+	s.Bool(&c.JobView, "job-view", false, "serve a view of the job table (River UI) at /river, for admins' keys for all tenants")
 	s.Duration(&c.RequestTimeout, "request-timeout", ingest.DefaultRequestTimeout, "how long a request may take, the reading of its body included")
 	s.Check("request-timeout", positive(&c.RequestTimeout))
 
@@ -316,6 +320,13 @@ func serve(ctx context.Context, cfg config, p parts) error {
 		WebhookFloor: float64(cfg.AdaptiveWebhookFloor),
 		Logger:       logger, Registerer: registry,
 	})
+	var jobView http.Handler
+	var runJobView func(context.Context) error
+	if cfg.JobView {
+		if jobView, runJobView, err = ingest.NewJobView(pool, logger); err != nil {
+			return err
+		}
+	}
 	server, err := ingest.New(ingest.Config{
 		Catalog: cat,
 		Intake:  buffer,
@@ -327,6 +338,7 @@ func serve(ctx context.Context, cfg config, p parts) error {
 		Livez:          p.health.Livez(),
 		Readyz:         p.health.Readyz(),
 		Metrics:        daemon.MetricsHandler(registry),
+		JobView:        jobView,
 		BootstrapKey:   cfg.BootstrapKey.Reveal(),
 		KeyUse:         keyUse,
 		TrustedProxies: cfg.TrustedProxies,
@@ -356,6 +368,9 @@ func serve(ctx context.Context, cfg config, p parts) error {
 	stages.Add("catalog", cat.Run)
 	stages.Add("key use", keyUse.Run)
 	stages.Add("limits", limits.Run)
+	if cfg.JobView {
+		stages.Add("job view", runJobView)
+	}
 	stages.Add("heartbeat", p.beat.Run)
 	stages.Add("intake", buffer.Run)
 	return stages.Run(ctx)

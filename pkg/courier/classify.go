@@ -259,10 +259,11 @@ func broken(err error) bool {
 	)
 }
 
-// headerTooLarge recognises the two errors, kept by net/http to itself, for an
-// answer's header over MaxResponseHeaderBytes.
+// headerTooLarge recognises the errors, kept by net/http to itself, for an answer's
+// header over MaxResponseHeaderBytes, that of informational answers included.
 func headerTooLarge(err error) bool {
-	return containsAny(err.Error(), "server response headers exceeded", "response header list larger than advertised limit")
+	return containsAny(err.Error(), "server response headers exceeded", "response header list larger than advertised limit",
+		"header list too large")
 }
 
 func containsAny(text string, parts ...string) bool {

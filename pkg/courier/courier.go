@@ -146,6 +146,13 @@ func Send(ctx context.Context, client *http.Client, req *Request) Result {
 		return result
 	}
 
+	if resp.StatusCode < 100 || resp.StatusCode > 999 {
+		// net/http lets "000" pass, and over HTTP/2 any number.
+		_ = resp.Body.Close()
+		result.Reason, result.Detail = webhook.ReasonBadResponse, "the answer's status is not a number from 100 to 999"
+		result.Timings = rec.timings()
+		return result
+	}
 	snippet, whole, err := readBody(resp.Body)
 	// Closing early costs the connection, or with HTTP/2 the stream; there is
 	// nobody to tell about a failure to close.

@@ -384,6 +384,8 @@ func TestSendTellsMisbehavingReceiversApart(t *testing.T) {
 		"AnswersInAnotherProtocol":       {0, say("SSH-2.0-OpenSSH_9.9\r\n"), want{webhook.ReasonBadResponse, 0}, ""},
 		"AnswersGarbage":                 {0, say("\x00\x01\x02\xff\xfe\r\n\r\n"), want{webhook.ReasonBadResponse, 0}, ""},
 		"AnswersAStatusThatIsNoNumber":   {0, say("HTTP/1.1 abc OK\r\n\r\n"), want{webhook.ReasonBadResponse, 0}, ""},
+		"AnswersAStatusOfZeros":          {0, say("HTTP/1.1 000 Nothing\r\nContent-Length: 2\r\n\r\nab"), want{webhook.ReasonBadResponse, 0}, ""},
+		"AnswersAStatusBelow100":         {0, say("HTTP/1.1 042 No\r\nContent-Length: 2\r\n\r\nab"), want{webhook.ReasonBadResponse, 0}, ""},
 		"AnswersAMalformedHeader":        {0, say(ok + "no colon here\r\n\r\n"), want{webhook.ReasonBadResponse, 0}, ""},
 		"SwitchesProtocols":              {0, say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"), want{webhook.ReasonBadResponse, 101}, ""},
 		"SendsInformationalAnswersFirst": {0, say("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + ok + "Content-Length: 2\r\n\r\nok"), want{webhook.ReasonDelivered, 200}, "ok"},

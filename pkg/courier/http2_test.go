@@ -119,6 +119,25 @@ func TestSendOverHTTP2(t *testing.T) {
 			_ = f.WriteGoAway(0, http2.ErrCodeNo, nil)
 			return false
 		}, want{webhook.ReasonReset, 0}, 2},
+		"AnswersAStatusOfZero": {0, func(f *http2.Framer, id uint32) bool {
+			answerHeaders(f, id, true, ":status", "0")
+			return true
+		}, want{webhook.ReasonBadResponse, 0}, 1},
+		// In the 16 bits of the record it would be 200.
+		"AnswersAStatusOfFiveDigits": {0, func(f *http2.Framer, id uint32) bool {
+			answerHeaders(f, id, true, ":status", "65736")
+			return true
+		}, want{webhook.ReasonBadResponse, 0}, 1},
+		"AnswersANegativeStatus": {0, func(f *http2.Framer, id uint32) bool {
+			answerHeaders(f, id, true, ":status", "-200")
+			return true
+		}, want{webhook.ReasonBadResponse, 0}, 1},
+		"SendsInformationalAnswersWithoutEnd": {0, func(f *http2.Framer, id uint32) bool {
+			for range 10_000 {
+				answerHeaders(f, id, false, ":status", "103", "link", strings.Repeat("a", 100))
+			}
+			return true
+		}, want{webhook.ReasonTooLarge, 0}, 1},
 		"SendsAGiantHeader": {0, func(f *http2.Framer, id uint32) bool {
 			var block bytes.Buffer
 			encoder := hpack.NewEncoder(&block)

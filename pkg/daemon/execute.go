@@ -31,12 +31,25 @@ const settingsCommand = "__settings"
 // signal has come.
 var ErrSignal = errors.New("stopped by a signal")
 
+// ExitError is an error with an exit code of its own.
+type ExitError struct {
+	Code int
+	Err  error
+}
+
+// Error is the error's text.
+func (e *ExitError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the error.
+func (e *ExitError) Unwrap() error { return e.Err }
+
 // Execute runs a command with the process's arguments and returns its exit code.
 //
 // The command's context ends with the first SIGINT or SIGTERM; the command then
 // stops in order and returns nil. A second signal ends the process at once with
 // code 130. An error is printed once, on standard error: code 2 for a
-// *ConfigError and for flags and arguments that cobra refuses, 1 for any other.
+// *ConfigError and for flags and arguments that cobra refuses, that of an *ExitError, and
+// 1 for any other.
 func Execute(cmd *cobra.Command) int {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -81,7 +94,10 @@ func execute(cmd *cobra.Command, args []string, signals <-chan os.Signal, stdout
 	noteStart(cmd, &started)
 	ran, err := cmd.ExecuteContextC(ctx)
 
-	var config *ConfigError
+	var (
+		config *ConfigError
+		own    *ExitError
+	)
 	switch {
 	case err == nil && !started && !ran.Runnable() && !askedForHelp(ran):
 		// cobra has printed the help of a command that only groups others. A
@@ -97,6 +113,9 @@ func execute(cmd *cobra.Command, args []string, signals <-chan os.Signal, stdout
 		return ExitConfig
 	default:
 		fmt.Fprintf(stderr, "%s: %v\n", ran.CommandPath(), err)
+		if errors.As(err, &own) {
+			return own.Code
+		}
 		return ExitFailure
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -39,6 +40,9 @@ func TestExecute(t *testing.T) {
 	t.Parallel()
 	nothing := func(context.Context) error { return nil }
 	failing := func(context.Context) error { return errors.New("open the door: it is stuck") }
+	refused := func(context.Context) error {
+		return fmt.Errorf("knock: %w", &ExitError{Code: 7, Err: errors.New("nobody opens")})
+	}
 
 	for _, tc := range []struct {
 		name   string
@@ -49,6 +53,7 @@ func TestExecute(t *testing.T) {
 	}{
 		{"ReturnsZeroForSuccess", nothing, []string{"run"}, 0, nil},
 		{"ReturnsOneForAFailureAndPrintsItOnce", failing, []string{"run"}, 1, []string{"tool run: open the door: it is stuck\n"}},
+		{"ReturnsTheCodeThatAnErrorHas", refused, []string{"run"}, 7, []string{"tool run: knock: nobody opens\n"}},
 		{"ReturnsTwoForBadSettings", nothing, []string{"run", "--log-level=loud", "--log-format=xml"}, 2, []string{"--log-level (FAIRHOOK_LOG_LEVEL)", "--log-format (FAIRHOOK_LOG_FORMAT)", "tool run --help"}},
 		{"ReturnsTwoForAnUnknownFlag", nothing, []string{"run", "--no-such"}, 2, []string{"unknown flag: --no-such", "tool run --help"}},
 		{"ReturnsTwoForAnUnknownCommand", nothing, []string{"rum"}, 2, []string{`unknown command "rum"`}},

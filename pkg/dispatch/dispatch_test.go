@@ -778,3 +778,26 @@ func TestDispatcherMakesUpForAMissingPartition(t *testing.T) {
 		return b.count(`SELECT count(*) FROM fairhook.attempts WHERE status = 'delivered'`) == events
 	})
 }
+
+func TestDispatcherCancelsADeliveryWhoseAnswerHasBegun(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	r := newReceiver(t, func(w http.ResponseWriter, req *http.Request) {
+		w.WriteHeader(500)
+		_ = http.NewResponseController(w).Flush()
+		<-req.Context().Done()
+	})
+	event := b.submit(b.hook(r.URL, func(w *webhook.Webhook) { w.TimeoutSeconds = 100 }), 1)[0]
+	p := b.start()
+	b.eventually("the request is under way", func() bool { return r.count() == 1 })
+	if _, err := p.client.JobCancel(t.Context(), int64(b.count(`SELECT id FROM fairhook.river_job`))); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("River knows that it was cancelled", func() bool {
+		return b.count(`SELECT count(*) FROM fairhook.river_job WHERE state = 'cancelled'`) == 1
+	})
+	attempts := b.attempts(event)
+	if last := attempts[len(attempts)-1]; last.Reason != webhook.ReasonCancelled || last.Status != webhook.StatusCancelled {
+		t.Errorf("nothing is left to do for the delivery, and on record is %+v", last)
+	}
+}

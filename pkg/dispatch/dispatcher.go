@@ -52,6 +52,7 @@ const (
 	retentionInterval  = 10 * time.Minute
 	sweepInterval      = 10 * time.Minute
 	vacuumInterval     = 5 * time.Second
+	vacuumTimeout      = 30 * time.Minute // the table may be large, and its indexes are read as a whole
 	dutyTimeout        = time.Minute
 
 	// joinTimeout is how long a dispatcher that starts waits for the others to make
@@ -112,6 +113,7 @@ type Dispatcher struct {
 	recorder  *batcher[record, error]
 	health    *health
 	gates     *gatekeeper
+	probes    probePace
 	capacity  *capacity
 	heartbeat *heartbeat.Heartbeat
 	retention *retention
@@ -292,7 +294,7 @@ func (d *Dispatcher) duties() []fairqueue.Duty {
 			},
 		},
 		{
-			Name: "vacuum", Interval: vacuumInterval, Timeout: dutyTimeout,
+			Name: "vacuum", Interval: vacuumInterval, Timeout: vacuumTimeout,
 			Run:  func(ctx context.Context) error { return d.vacuum.Run(ctx) },
 			Lost: func() { d.vacuum.Lost() },
 		},

@@ -164,6 +164,9 @@ func judgeGate(
 		return nil, false
 	}
 	until := ended.Add(rest)
+	if failedProbe || opened {
+		until = probeTime(until)
+	}
 	if known && !after && until.Before(gate.Until.Add(lengthens)) && (!opened || gate.Cause == postgres.GateBreaker) {
 		return nil, false // the answer belongs to the gate that is closed
 	}

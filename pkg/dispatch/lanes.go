@@ -2,10 +2,9 @@ package dispatch
 
 import (
 	"context"
-	"net/url"
-	"strings"
 	"time"
 
+	"github.com/fairhook/fairhook/pkg/egress"
 	"github.com/fairhook/fairhook/pkg/fairqueue"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/webhook"
@@ -36,7 +35,7 @@ const (
 // what must be claimed first. It is pure.
 func laneLimit(w *postgres.WebhookLimit, now time.Time, sharers int) (fairqueue.Limit, laneNeed) {
 	l := fairqueue.Limit{
-		MaxInFlight: w.MaxInFlight, Weight: w.Weight, Host: hostOf(w.URL), Gated: w.State != webhook.StateActive,
+		MaxInFlight: w.MaxInFlight, Weight: w.Weight, Host: egress.Target(w.URL), Gated: w.State != webhook.StateActive,
 	}
 	if w.RatePerSecond != nil {
 		l.RatePerSecond = *w.RatePerSecond
@@ -95,16 +94,6 @@ func within(l fairqueue.Limit, left, part int, now time.Time) fairqueue.Limit {
 	return l
 }
 
-// hostOf is the target host of a URL, with its port if it names one; empty for
-// what is no URL.
-func hostOf(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return ""
-	}
-	return strings.ToLower(u.Host)
-}
-
 // limits reads what the fetch must know of webhooks, and claims for this
 // dispatcher what only one may do.
 func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) (map[webhook.ID]fairqueue.Limit, error) {
@@ -146,6 +135,11 @@ func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) 
 		case needOwner:
 			owners = append(owners, w.ID)
 		case needProbe:
+			if wait := d.probes.wait(now); wait > 0 {
+				l.GateUntil = now.Add(wait)
+				limits[w.ID] = l
+				continue
+			}
 			probes = append(probes, w.ID)
 			timeouts[w.ID] = time.Duration(w.TimeoutSeconds) * time.Second
 			probeLives = append(probeLives, timeouts[w.ID]+probeMargin)

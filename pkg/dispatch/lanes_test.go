@@ -513,7 +513,7 @@ func TestLaneLimit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := postgres.WebhookLimit{URL: "https://example.com/", State: webhook.StateActive, MaxInFlight: 3, Weight: 1}
-			want := fairqueue.Limit{MaxInFlight: 3, Weight: 1, Host: "example.com"}
+			want := fairqueue.Limit{MaxInFlight: 3, Weight: 1, Host: "example.com:443"}
 			if c.change != nil {
 				c.change(&w)
 			}

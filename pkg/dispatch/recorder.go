@@ -25,7 +25,7 @@ const (
 // must be disabled, and what happens to its gate.
 type record struct {
 	attempt webhook.Attempt
-	disable bool
+	disable string               // the URL that answered 410; empty: it stays as it is
 	gate    *postgres.GateChange // nil: nothing
 }
 
@@ -62,8 +62,8 @@ func commit(ctx context.Context, db postgres.Querier, logger *slog.Logger, m *me
 	)
 	for i, r := range records {
 		attempts[i] = r.attempt
-		if r.disable {
-			disable = append(disable, postgres.Disabling{WebhookID: r.attempt.WebhookID, Reason: disabledGone})
+		if r.disable != "" {
+			disable = append(disable, postgres.Disabling{WebhookID: r.attempt.WebhookID, URL: r.disable, Reason: disabledGone})
 		}
 		if r.gate != nil {
 			gates = append(gates, *r.gate)

@@ -147,15 +147,33 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 		retryAt = w.clock.Now().Add(decision.Wait)
 		a.NextAttemptAt = &retryAt
 	}
+	if a.Reason != webhook.ReasonDelivered && w.left(ctx, hook) {
+		// It says something about the delivery, and nothing about the webhook as it is.
+		if err := w.record(ctx, record{attempt: a}); err != nil {
+			return err
+		}
+		return w.report(ctx, j, &a, decision, retryAt)
+	}
 	ended := w.clock.Now()
 	change := w.gates.judge(hook.ID, a.Reason, decision.Gate, started, ended)
-	if err := w.record(ctx, record{attempt: a, disable: decision.DisableWebhook, gate: change}); err != nil {
+	r := record{attempt: a, gate: change}
+	if decision.DisableWebhook {
+		r.disable = hook.URL
+	}
+	if err := w.record(ctx, r); err != nil {
 		return err
 	}
 	w.health.observe(hook.ID, a.Reason)
 	w.queue.Observe(hook.ID, started, ended, paceSignal(a.Reason))
 	w.applyGate(hook.ID, change, decision)
 	return w.report(ctx, j, &a, decision, retryAt)
+}
+
+// left reports whether a webhook has another URL by now than the one that an attempt
+// was made with.
+func (w *worker) left(ctx context.Context, hook *webhook.Webhook) bool {
+	now, err := w.catalog.Webhook(context.WithoutCancel(ctx), hook.ID)
+	return err == nil && now.Webhook.URL != hook.URL
 }
 
 // report tells River what the recorded attempt means for the job.
@@ -229,14 +247,16 @@ func (w *worker) interrupted(ctx context.Context, j *river.Job[job.Delivery], ho
 	return river.JobCancel(cause)
 }
 
-// trouble puts a delivery back for a moment when what failed is ours: nothing is
-// counted.
+// trouble puts a delivery back for a moment when what failed is ours, and leaves its
+// lane alone for as long, or a backlog would be claimed and put back without a pause.
+// Nothing is counted.
 func (w *worker) trouble(ctx context.Context, j *river.Job[job.Delivery], err error) error {
 	if ctx.Err() != nil {
 		return err // stopping or cancelled: River knows what to do
 	}
 	w.logger.WarnContext(ctx, "delivery put off", "event_id", j.Args.EventID, "webhook_id", j.Args.WebhookID,
 		"attempt", requestsMade(j.Metadata)+1, "error", err)
+	w.queue.Gate(j.Args.WebhookID, w.clock.Now().Add(troublePause))
 	return river.JobSnooze(troublePause)
 }
 

@@ -256,14 +256,18 @@ func (g *Guard) admits(addr netip.Addr) bool {
 	if g.listed(addr) {
 		return true
 	}
-	if ssrf.IPv6NAT64Prefix.Contains(addr) {
-		raw := addr.As16()
-		addr = netip.AddrFrom4([4]byte(raw[12:]))
-		if g.listed(addr) {
-			return true
-		}
+	addr = embedded(addr)
+	return g.listed(addr) || g.public.SafeAddr(addr) == nil
+}
+
+// embedded is the IPv4 address that one of the well-known NAT64 prefix stands for, and
+// any other address itself.
+func embedded(addr netip.Addr) netip.Addr {
+	if !ssrf.IPv6NAT64Prefix.Contains(addr) {
+		return addr
 	}
-	return g.public.SafeAddr(addr) == nil
+	raw := addr.As16()
+	return netip.AddrFrom4([4]byte(raw[12:]))
 }
 
 func (g *Guard) listed(addr netip.Addr) bool {

@@ -3,6 +3,7 @@ package egress
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -86,6 +87,30 @@ func parseFault(err error) string {
 		return ": its host has characters that are not allowed there"
 	}
 	return ""
+}
+
+// Target is the host and port that requests to a URL go to, in one spelling for all the
+// ways to write them; empty for what is no such URL. An IPv4 address is the same
+// whether it is written as itself, mapped into IPv6 or behind NAT64.
+func Target(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil || u.Hostname() == "" {
+		return ""
+	}
+	host, port := u.Hostname(), u.Port()
+	if addr, err := netip.ParseAddr(host); err == nil {
+		host = embedded(addr.Unmap()).String()
+	} else if host, err = asciiName(host); err != nil {
+		return ""
+	}
+	switch {
+	case port != "":
+	case u.Scheme == "https":
+		port = "443"
+	default:
+		port = "80"
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // checkURL is CheckURL for a URL that is parsed already.

@@ -218,6 +218,25 @@ func TestCheckURLWithAnAllowList(t *testing.T) {
 	}
 }
 
+func TestTargetIsOneSpelling(t *testing.T) {
+	t.Parallel()
+	for want, spellings := range map[string][]string{
+		"example.com:443":           {"https://example.com", "https://EXAMPLE.com/hooks?a=b", "https://example.com:443/", "http://example.com:443/"},
+		"example.com:80":            {"http://example.com/", "http://example.com:80"},
+		"example.com:8443":          {"https://example.com:8443"},
+		"xn--bcher-kva.example:443": {"https://bücher.example/", "https://xn--bcher-kva.example", "https://BÜCHER.example:443", "https://b%C3%BCcher.example/"},
+		"93.184.216.34:443":         {"https://93.184.216.34", "https://[::ffff:93.184.216.34]/", "https://[::ffff:5db8:d822]:443", "https://[64:ff9b::5db8:d822]/"},
+		"[2606:2800:220::1]:80":     {"http://[2606:2800:220::1]", "http://[2606:2800:0220:0:0:0:0:1]:80/"},
+		"":                          {"", "/hooks", "http://:80/", "https://exa mple/", "https://a..b/", "http://[::1"},
+	} {
+		for _, raw := range spellings {
+			if got := egress.Target(raw); got != want {
+				t.Errorf("%s goes to %q, want %q", raw, got, want)
+			}
+		}
+	}
+}
+
 func TestNewReportsEveryFaultAtOnce(t *testing.T) {
 	t.Parallel()
 	_, err := egress.New(egress.Config{AllowPrivate: []netip.Prefix{{}}, DialTimeout: -1, MaxIdleConns: -1})

@@ -134,6 +134,9 @@ func (p *pilot) setState(
 	if err != nil {
 		return nil, err
 	}
+	if err := p.q.recordCancelled(ctx, pgxTx, jobs); err != nil {
+		return nil, err
+	}
 	return jobs, tx.Commit(ctx)
 }
 

@@ -94,11 +94,11 @@ func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailablePa
 			return jobs, err
 		}
 		got, again := q.claim(got)
-		q.putOff(ctx, again)
 		q.metrics.fetched.Add(float64(len(got)))
 		if q.ring.settle(grants, harvest(grants, got)) {
 			signal(q.kick)
 		}
+		q.putOff(ctx, again)
 		jobs = append(jobs, got...)
 		if len(jobs) >= params.MaxToLock {
 			return jobs, nil
@@ -186,15 +186,23 @@ func (q *Queue) claimFrom(ctx context.Context, grants []grant, params *riverdriv
 // working under an earlier one.
 const putOffSQL = `
 UPDATE fairhook.river_job
-SET state = 'available', attempt = attempt - 1, scheduled_at = now() + interval '1 second'
+SET state = 'available', attempt = attempt - 1, scheduled_at = now() + $4::interval
 WHERE ` + isCurrentClaim
+
+// putOffFor is how long such a job waits.
+const putOffFor = time.Second
 
 // putOff returns jobs whose earlier claim this process has not finished, for a
 // moment. If that fails they stay running in nobody's hands, and are given back
-// like claims whose answer was lost, once the earlier claim is finished.
+// like claims whose answer was lost, once the earlier claim is finished. Each took the
+// place of another in what was asked for, so its lane may have more.
 func (q *Queue) putOff(ctx context.Context, jobs []*rivertype.JobRow) {
 	for _, j := range jobs {
-		if _, err := q.pool.Exec(ctx, putOffSQL, []int64{j.ID}, j.Attempt, q.cfg.ClientID); err != nil {
+		if id, ok := LaneWebhook(j.Queue); ok {
+			q.ring.wake(id)
+			q.ring.wakeAt(id, q.cfg.Clock.Now().Add(putOffFor))
+		}
+		if _, err := q.pool.Exec(ctx, putOffSQL, []int64{j.ID}, j.Attempt, q.cfg.ClientID, putOffFor); err != nil {
 			q.cfg.Logger.WarnContext(ctx, "could not put off a delivery that is still being worked", "job_id", j.ID, "error", err)
 			return
 		}

@@ -27,9 +27,10 @@ type floor struct {
 	taken   int       // since then
 }
 
-// from is where a fetch that begins now should: zero for the head.
+// from is where a fetch that begins now should: zero for the head. A look that is yet
+// to come is from before the clock was set back, and so is the floor.
 func (f *floor) from(now time.Time) time.Time {
-	if f.taken < busyLane || now.Sub(f.wholeAt) >= wholeLook {
+	if since := now.Sub(f.wholeAt); f.taken < busyLane || since >= wholeLook || since < 0 {
 		return time.Time{}
 	}
 	return f.at

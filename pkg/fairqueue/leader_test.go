@@ -291,6 +291,34 @@ func TestVacuum(t *testing.T) {
 		}
 	})
 
+	t.Run("RestsAfterAVacuumThatWasCutOffToo", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		churn(t, b, vacuumDeadRows)
+		cfg := b.db.Config()
+		cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			_, err := conn.Exec(ctx, `SET vacuum_cost_limit = 1; SET vacuum_cost_delay = '100ms'`)
+			return err
+		}
+		slow, err := pgxpool.NewWithConfig(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer slow.Close()
+		v, _ := newVacuum(slow)
+		short, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		if err := v.Run(short); err == nil {
+			t.Fatal("a vacuum that takes minutes was done in seconds")
+		}
+		short, cancel = context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		// The server's own would never get its turn.
+		if err := v.Run(short); err != nil {
+			t.Errorf("at once it began another: %v", err)
+		}
+	})
+
 	t.Run("GoesAwayAtOnceWhenAnotherVacuumIsAtIt", func(t *testing.T) {
 		t.Parallel()
 		b := setup(t)

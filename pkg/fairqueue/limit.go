@@ -146,8 +146,10 @@ func (r *ring) reconsider(l *lane) bool {
 	if l == nil {
 		return false
 	}
-	l.gateUntil, l.changed = time.Time{}, true
-	if !l.capped && !l.missed {
+	// A bucket may be dry by a rate that is no more.
+	dry := r.now().Before(l.dryUntil)
+	l.gateUntil, l.dryUntil, l.changed = time.Time{}, time.Time{}, true
+	if !l.capped && !l.missed && !dry {
 		return false
 	}
 	l.capped, l.missed = false, false

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river/riverdriver"
@@ -22,6 +24,9 @@ const (
 	// topicLanes is ours: a lane whose gate or owner changed.
 	topicLanes = "lanes"
 )
+
+// pingTimeout is how long the answer to a ping may take.
+const pingTimeout = time.Second
 
 // errNotConnected is returned where River uses a listener before Connect.
 var errNotConnected = errors.New("listener is not connected")
@@ -106,14 +111,22 @@ func (l *listener) exec(ctx context.Context, verb, topic string) error {
 	return err
 }
 
-// Ping asks whether the connection lives.
+// Ping asks whether the connection lives. River does so every 5 s: one whose peer has
+// gone without a word is noticed by that alone, and until it is replaced discovery
+// looks for itself.
 func (l *listener) Ping(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conn == nil {
 		return errNotConnected
 	}
-	return l.conn.Ping(ctx)
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	err := l.conn.Ping(ctx)
+	if err != nil {
+		l.q.hears.Store(false)
+	}
+	return err
 }
 
 // Schema is the schema whose topics are heard.
@@ -170,8 +183,12 @@ func (l *listener) translate(channel, payload string) *riverdriver.Notification 
 		return &riverdriver.Notification{Topic: topic, Payload: translateControl(payload)}
 	}
 	if topic == topicLanes {
-		if id, err := webhook.ParseID(payload); err == nil {
+		switch id, until, ok := parseLaneChange(payload); {
+		case !ok:
+		case until.IsZero():
 			l.q.Changed(id)
+		default:
+			l.q.ring.gateClosed(id, until)
 		}
 		return wakeUp()
 	}
@@ -197,6 +214,21 @@ func (l *listener) translate(channel, payload string) *riverdriver.Notification 
 		}
 	}
 	return &riverdriver.Notification{Topic: topic, Payload: payload}
+}
+
+// parseLaneChange reads a notification about a lane: which, and until when a gate has
+// closed; zero: it has changed otherwise.
+func parseLaneChange(payload string) (id webhook.ID, until time.Time, ok bool) {
+	name, at, closed := strings.Cut(payload, " ")
+	id, err := webhook.ParseID(name)
+	if err != nil || !closed {
+		return id, time.Time{}, err == nil
+	}
+	micros, err := strconv.ParseInt(at, 10, 64)
+	if err != nil {
+		return id, time.Time{}, true // one that must be asked about
+	}
+	return id, time.UnixMicro(micros), true
 }
 
 // translateControl makes a request to cancel a running delivery, which names the

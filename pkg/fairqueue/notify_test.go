@@ -3,11 +3,16 @@ package fairqueue
 import (
 	"context"
 	"errors"
+	"net"
+	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/riverqueue/river/riverdriver"
 
 	"github.com/fairhook/fairhook/pkg/webhook"
@@ -84,6 +89,23 @@ func FuzzParseNotification(f *testing.F) {
 			if !slices.Contains(ids, id) {
 				t.Errorf("%s was never named", id)
 			}
+		}
+	})
+}
+
+func FuzzParseLaneChange(f *testing.F) {
+	f.Add("019b7ca9-8c89-7000-a919-07b7da6f56cb")
+	f.Add("019b7ca9-8c89-7000-a919-07b7da6f56cb 1700000000000000")
+	f.Add("019b7ca9-8c89-7000-a919-07b7da6f56cb soon")
+	f.Add("no lane 5")
+	f.Fuzz(func(t *testing.T, payload string) {
+		id, until, ok := parseLaneChange(payload)
+		switch {
+		case !ok:
+		case !strings.HasPrefix(strings.ToLower(payload), id.String()):
+			t.Errorf("%q was read as being about %s", payload, id)
+		case !until.IsZero() && !strings.Contains(payload, " "):
+			t.Errorf("%q was read as a gate that closed until %s", payload, until)
 		}
 	})
 }
@@ -212,6 +234,67 @@ func TestListener(t *testing.T) {
 		}
 	})
 
+	t.Run("ClosesAGateForAsLongAsItSaysWithoutAQuestion", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		l := listen(t, b)
+		busy, idle := b.newID(), b.newID()
+		b.ring.learn(map[webhook.ID]Limit{busy: {MaxInFlight: 1}, idle: {MaxInFlight: 1}})
+		b.ring.wake(busy)
+		until := b.cfg.Clock.Now().Add(time.Hour).Truncate(time.Microsecond)
+		for _, id := range []webhook.ID{busy, idle} {
+			if _, err := b.db.Exec(t.Context(), `INSERT INTO fairhook.lane_gates (webhook_id, cause, until, closed_at, attempt_at)
+				VALUES ($1, 'receiver', $2, now(), now())`, id, until); err != nil {
+				t.Fatal(err)
+			}
+			wait(t, l)
+		}
+		if got := b.ring.take(10, 10, 10); len(got) != 0 {
+			t.Errorf("offered %v behind the gate", limitsOf(got))
+		}
+		if asked, _ := b.ring.unknown(10); len(asked) != 0 {
+			t.Errorf("asked about %v, of which all is known", asked)
+		}
+		if b.ring.lanes[busy] == nil || !b.ring.lanes[busy].gateUntil.Equal(until) {
+			t.Error("the gate is not closed until then")
+		}
+		if b.ring.lanes[idle] != nil {
+			t.Error("a lane with nothing waiting is kept in memory")
+		}
+		b.ring.wake(idle)
+		if asked, _ := b.ring.unknown(10); len(asked) != 1 {
+			t.Error("what was known of a lane before its gate closed is believed")
+		}
+		if _, err := b.db.Exec(t.Context(), `DELETE FROM fairhook.lane_gates WHERE webhook_id = $1`, busy); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, l)
+		if asked, _ := b.ring.unknown(10); len(asked) != 1 {
+			t.Error("a gate that opened is not asked about")
+		}
+	})
+
+	t.Run("NoticesAConnectionThatHasGoneSilent", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		silent := throughSilence(t, b)
+		l := listen(t, b)
+		if !b.hears.Load() {
+			t.Fatal("it does not hear at all")
+		}
+		silent()
+		started := time.Now()
+		if err := l.Ping(t.Context()); err == nil {
+			t.Fatal("a connection that nobody answers on counts as alive")
+		}
+		if took := time.Since(started); took > 10*pingTimeout {
+			t.Errorf("that took %s", took)
+		}
+		if b.hears.Load() {
+			t.Error("discovery still relies on notifications")
+		}
+	})
+
 	t.Run("EndsWithItsContext", func(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
@@ -243,6 +326,61 @@ func TestListener(t *testing.T) {
 			t.Error("what was said meanwhile is not looked for")
 		}
 	})
+}
+
+// throughSilence sends the listener's connections through a relay, and returns what
+// makes the relay stop passing anything on, without a word to either side.
+func throughSilence(t *testing.T, b *testBundle) (silence func()) {
+	t.Helper()
+	cfg, err := pgx.ParseConfig(b.cfg.ListenURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	network, address := pgconn.NetworkAddress(cfg.Host, cfg.Port)
+	relay, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = relay.Close() })
+	var silent atomic.Bool
+	pass := func(to, from net.Conn) {
+		defer func() { _ = to.Close() }()
+		buf := make([]byte, 4096)
+		for {
+			n, err := from.Read(buf)
+			if err != nil {
+				return
+			}
+			if !silent.Load() {
+				_, _ = to.Write(buf[:n])
+			}
+		}
+	}
+	go func() {
+		for {
+			in, err := relay.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial(network, address)
+			if err != nil {
+				_ = in.Close()
+				return
+			}
+			go pass(in, out)
+			go pass(out, in)
+		}
+	}()
+	u, err := url.Parse(b.cfg.ListenURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := u.Query() // the server may be on a socket, which is named here
+	query.Del("host")
+	query.Del("port")
+	u.Host, u.RawQuery = relay.Addr().String(), query.Encode()
+	b.cfg.ListenURL = u.String()
+	return func() { silent.Store(true) }
 }
 
 // TestQueueRun shows the parts that run beside the fetch at work.

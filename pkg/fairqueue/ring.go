@@ -79,6 +79,9 @@ type lane struct {
 	host       *host // nil: its limit is not known, or names none
 	hostName   string
 	awaitsHost bool // in host.waiting
+	// former are the hosts that it pointed to before and has requests under way to,
+	// oldest first.
+	former []former
 
 	// tokens may be spent until tokensUntil; they were taken at tokensAt.
 	tokens                int
@@ -92,6 +95,7 @@ type lane struct {
 // grant is one lane's part of a fetch.
 type grant struct {
 	lane  *lane
+	host  *host // the lane's at that time
 	limit int
 	// from is the lower bound of scheduled_at below which the fetch need not look;
 	// zero: it looks at everything.
@@ -259,6 +263,19 @@ func (r *ring) gate(id webhook.ID, until time.Time) {
 	r.gateLocked(r.get(id), until)
 }
 
+// gateClosed is gate for one that closed elsewhere, or as others see it. A lane that has
+// nothing waiting is not taken into memory for it: it will be asked about.
+func (r *ring) gateClosed(id webhook.ID, until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lanes[id]
+	if l == nil {
+		delete(r.limits, id)
+		return
+	}
+	r.gateLocked(l, until)
+}
+
 func (r *ring) gateLocked(l *lane, until time.Time) {
 	if until.Before(l.gateUntil) {
 		return
@@ -343,7 +360,7 @@ func (r *ring) take(free, slots, maxLanes int) []grant {
 		if l.host != nil {
 			l.host.granted += offer
 		}
-		grants = append(grants, grant{lane: l, limit: offer, from: l.from(now)})
+		grants = append(grants, grant{lane: l, host: l.host, limit: offer, from: l.from(now)})
 	}
 	r.active = r.active[n:]
 	if len(r.active) == 0 {
@@ -369,12 +386,15 @@ func slotsFor(inFlight, left, weight int) int {
 	return max(0, (most*left-inFlight+most)/(most+1))
 }
 
-// ungrant ends a grant.
-func (r *ring) ungrant(g grant) {
+// ungrant ends a grant that brought n jobs.
+func (r *ring) ungrant(g grant, n int) {
 	g.lane.granted -= g.limit
-	if g.lane.host != nil {
-		g.lane.host.granted -= g.limit
+	g.lane.inFlight += n
+	if g.host != nil {
+		g.host.granted -= g.limit
+		g.host.inFlight += n
 	}
+	r.arrive(g, n)
 }
 
 // settle takes note of what a fetch brought: fetched per lane, of the grants
@@ -384,15 +404,11 @@ func (r *ring) settle(grants []grant, fetched map[webhook.ID]int) (woken bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.now()
-	hosts := make([]*host, 0, len(grants)) // forget may part lanes from theirs
+	hosts := make([]*host, 0, len(grants))
 	for _, g := range grants {
 		l, n := g.lane, fetched[g.lane.id]
-		hosts = append(hosts, l.host)
-		r.ungrant(g)
-		l.inFlight += n
-		if l.host != nil {
-			l.host.inFlight += n
-		}
+		hosts = append(hosts, g.host)
+		r.ungrant(g, n)
 		l.tokens = max(0, l.tokens-n)
 		again := l.looked(g, n, now)
 		switch {
@@ -421,8 +437,8 @@ func (r *ring) putBack(grants []grant) {
 	defer r.mu.Unlock()
 	hosts := make([]*host, len(grants))
 	for i, g := range grants {
-		hosts[i] = g.lane.host
-		r.ungrant(g)
+		hosts[i] = g.host
+		r.ungrant(g, 0)
 		r.uncap(g.lane)
 		r.wakeLocked(g.lane)
 		r.forget(g.lane)
@@ -442,10 +458,7 @@ func (r *ring) finish(id webhook.ID) bool {
 		return false
 	}
 	l.inFlight--
-	h := l.host
-	if h != nil {
-		h.inFlight--
-	}
+	h := r.depart(l)
 	woken := r.uncap(l)
 	woken = r.freeHost(h) || woken
 	r.forget(l)

@@ -1,7 +1,9 @@
 package fairqueue
 
 import (
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -275,129 +277,218 @@ func TestRing(t *testing.T) {
 }
 
 // TestRingServesEveryLane plays random histories of arrivals, fetches, finishes,
-// gates and changes against a model of the database, and checks what must always
-// hold: no lane is over its cap, a lane that has work and may be fetched is
-// always reachable, and no lane waits for more than two rounds of the others.
+// gates and changes, and everything that can happen while the database thinks, against
+// a model of the database, and checks what must always hold: no lane and no host is
+// over its cap, nothing is offered behind a gate, a lane that has work and may be
+// fetched is always reachable, and no lane waits for more than two rounds of the
+// others.
 func TestRingServesEveryLane(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		ids := testIDs(rapid.IntRange(1, 8).Draw(t, "lanes"))
-		now := ringStart
-		r := newRing(func() time.Time { return now })
-		var (
-			waiting  = map[webhook.ID]int{}
-			running  = map[webhook.ID]int{}
-			paused   = map[webhook.ID]bool{}
-			gated    = map[webhook.ID]time.Time{}
-			passed   = map[webhook.ID]int{} // jobs of others served while this lane waited
-			capacity = rapid.IntRange(1, 5).Draw(t, "cap")
-		)
-		learn := func() {
-			limits := map[webhook.ID]Limit{}
-			unknown, _ := r.unknown(len(ids))
-			for _, id := range unknown {
-				limits[id] = Limit{MaxInFlight: capacity, Gated: paused[id]}
-				if gated[id].After(now) {
-					limits[id] = Limit{MaxInFlight: capacity, Gated: paused[id], GateUntil: gated[id]}
-				}
-			}
-			r.learn(limits)
-		}
-		pick := func() webhook.ID { return ids[rapid.IntRange(0, len(ids)-1).Draw(t, "lane")] }
-		fetch := func(free, meanwhile int) {
-			learn()
-			ready := map[webhook.ID]bool{} // before the fetch: what comes later had no chance
-			for _, id := range ids {
-				ready[id] = waiting[id] > 0 && running[id] < capacity
-			}
-			grants := r.take(free, 1000, len(ids))
-			for range meanwhile {
-				// What the database will say is fixed when it is asked; deliveries
-				// finish and notifications arrive while it thinks.
-				id := pick()
-				if rapid.Bool().Draw(t, "finish") && running[id] > 0 {
-					running[id]--
-					r.finish(id)
-				} else {
-					r.wake(id)
-				}
-			}
-			fetched := map[webhook.ID]int{}
-			for _, g := range grants {
-				id := g.lane.id
-				fetched[id] = min(g.limit, waiting[id])
-				waiting[id] -= fetched[id]
-				running[id] += fetched[id]
-				if running[id] > capacity {
-					t.Fatalf("lane %s has %d in flight over its cap of %d", id, running[id], capacity)
-				}
-				if (paused[id] || gated[id].After(now)) && g.limit > 0 {
-					t.Fatalf("lane %s was offered slots behind a gate", id)
-				}
-			}
-			for _, id := range ids {
-				if fetched[id] > 0 || !ready[id] || waiting[id] == 0 || paused[id] || gated[id].After(now) || running[id] >= capacity {
-					passed[id] = 0
-					continue
-				}
-				for _, other := range ids {
-					passed[id] += fetched[other]
-				}
-				// One round offers each other lane at most its whole cap; a lane that becomes
-				// ready in the middle of one waits for the rest of it, and one more.
-				if passed[id] > 2*len(ids)*capacity {
-					t.Fatalf("lane %s waited while %d jobs of others were served", id, passed[id])
-				}
-			}
-			r.settle(grants, fetched)
-		}
+		m := newRingModel(t)
 		t.Repeat(map[string]func(*rapid.T){
-			"arrive": func(*rapid.T) { id := pick(); waiting[id]++; r.wake(id) },
-			"fetch": func(t *rapid.T) {
-				fetch(rapid.IntRange(1, 6).Draw(t, "free"), rapid.IntRange(0, 3).Draw(t, "meanwhile"))
-			},
-			"finish": func(*rapid.T) {
-				if id := pick(); running[id] > 0 {
-					running[id]--
-					r.finish(id)
-				}
-			},
-			// A lane whose limit must be asked for anew goes to the end of the ring.
-			"pause":  func(*rapid.T) { id := pick(); paused[id], passed[id] = true, 0; r.unlearn(id) },
-			"resume": func(*rapid.T) { id := pick(); paused[id], passed[id] = false, 0; r.unlearn(id) },
-			"reset":  func(*rapid.T) { clear(passed); r.unlearnAll() },
-			"gate": func(*rapid.T) {
-				id := pick()
-				gated[id] = now.Add(time.Second)
-				r.gate(id, gated[id])
-			},
-			"tick": func(*rapid.T) { now = now.Add(time.Second); r.wakeDue(now) },
+			"arrive": func(t *rapid.T) { m.arrive(m.pick(t)) },
+			"fetch":  func(t *rapid.T) { m.fetch(t, rapid.IntRange(1, 6).Draw(t, "free"), true) },
+			"finish": func(t *rapid.T) { m.finish(m.pick(t)) },
+			"pause":  func(t *rapid.T) { m.pause(m.pick(t), true) },
+			"resume": func(t *rapid.T) { m.pause(m.pick(t), false) },
+			"reset":  func(*rapid.T) { clear(m.passed); m.r.unlearnAll() },
+			"gate":   func(t *rapid.T) { m.gate(t, m.pick(t)) },
+			"tick":   func(*rapid.T) { m.now = m.now.Add(time.Second); m.r.wakeDue(m.now) },
 		})
 		// Whatever happened: once all are resumed and time has passed, everything
 		// that waits is served without anyone waking a lane by hand.
-		for _, id := range ids {
-			paused[id] = false
-			r.unlearn(id)
+		for _, id := range m.ids {
+			if m.paused[id] {
+				m.pause(id, false)
+			}
 		}
-		now = now.Add(time.Minute)
-		r.wakeDue(now)
+		m.now = m.now.Add(time.Minute)
+		m.r.wakeDue(m.now)
 		for range 1000 {
-			fetch(3, 0)
-			for _, id := range ids {
-				for ; running[id] > 0; running[id]-- {
-					r.finish(id)
+			m.fetch(t, 3, false)
+			for _, id := range m.ids {
+				for m.running[id] > 0 {
+					m.finish(id)
 				}
 			}
 		}
-		for _, id := range ids {
-			if waiting[id] > 0 {
-				t.Fatalf("%d jobs of lane %s are never served", waiting[id], id)
+		for _, id := range m.ids {
+			if m.waiting[id] > 0 {
+				t.Fatalf("%d jobs of lane %s are never served", m.waiting[id], id)
 			}
 		}
-		if len(r.lanes) != 0 {
-			t.Fatalf("%d idle lanes are kept in memory", len(r.lanes))
+		if len(m.r.lanes) != 0 || len(m.r.hosts) != 0 {
+			t.Fatalf("%d idle lanes and %d hosts are kept in memory", len(m.r.lanes), len(m.r.hosts))
 		}
 	})
+}
+
+// ringModel is a ring and the database that it is told about.
+type ringModel struct {
+	r        *ring
+	now      time.Time
+	ids      []webhook.ID
+	capacity int
+	hosts    []string
+
+	waiting, running map[webhook.ID]int
+	paused           map[webhook.ID]bool
+	gated            map[webhook.ID]time.Time
+	// passed counts the jobs of others that were served while the lane waited.
+	passed map[webhook.ID]int
+}
+
+func newRingModel(t *rapid.T) *ringModel {
+	m := &ringModel{
+		now: ringStart, ids: testIDs(rapid.IntRange(1, 8).Draw(t, "lanes")), capacity: rapid.IntRange(1, 5).Draw(t, "cap"),
+		hosts:   rapid.SampledFrom([][]string{{""}, {"a"}, {"a", "b", ""}}).Draw(t, "hosts"),
+		waiting: map[webhook.ID]int{}, running: map[webhook.ID]int{}, paused: map[webhook.ID]bool{},
+		gated: map[webhook.ID]time.Time{}, passed: map[webhook.ID]int{},
+	}
+	m.r = newRing(func() time.Time { return m.now })
+	m.r.hostCap = rapid.IntRange(0, 4).Draw(t, "host cap")
+	return m
+}
+
+func (m *ringModel) pick(t *rapid.T) webhook.ID {
+	return m.ids[rapid.IntRange(0, len(m.ids)-1).Draw(t, "lane")]
+}
+
+func (m *ringModel) host(id webhook.ID) string {
+	return m.hosts[slices.Index(m.ids, id)%len(m.hosts)]
+}
+
+func (m *ringModel) onHost(name string) (n int) {
+	for _, id := range m.ids {
+		if m.host(id) == name {
+			n += m.running[id]
+		}
+	}
+	return n
+}
+
+func (m *ringModel) arrive(id webhook.ID) {
+	m.waiting[id]++
+	m.r.wake(id)
+}
+
+func (m *ringModel) finish(id webhook.ID) {
+	if m.running[id] > 0 {
+		m.running[id]--
+		m.r.finish(id)
+	}
+}
+
+// pause changes a webhook. A lane whose limit must be asked for anew goes to the end
+// of the ring.
+func (m *ringModel) pause(id webhook.ID, paused bool) {
+	m.paused[id], m.passed[id] = paused, 0
+	m.r.unlearn(id)
+}
+
+// gate closes a gate, of this dispatcher's own accord or another's.
+func (m *ringModel) gate(t *rapid.T, id webhook.ID) {
+	m.gated[id] = m.now.Add(time.Second)
+	if rapid.Bool().Draw(t, "elsewhere") {
+		m.r.gateClosed(id, m.gated[id])
+	} else {
+		m.r.gate(id, m.gated[id])
+	}
+}
+
+// shut reports whether a lane may not be fetched.
+func (m *ringModel) shut(id webhook.ID) bool { return m.paused[id] || m.gated[id].After(m.now) }
+
+// meanwhile is what may happen while the database is asked.
+func (m *ringModel) meanwhile(t *rapid.T) {
+	for range rapid.IntRange(0, 3).Draw(t, "meanwhile") {
+		switch id := m.pick(t); rapid.IntRange(0, 4).Draw(t, "what") {
+		case 0:
+			m.finish(id)
+		case 1:
+			m.arrive(id)
+		case 2:
+			m.gate(t, id)
+		case 3:
+			m.pause(id, rapid.Bool().Draw(t, "paused"))
+		case 4:
+			m.r.wake(id) // of which nothing came
+		}
+	}
+}
+
+// learn answers the ring's questions with what was true when it asked.
+func (m *ringModel) learn(t *rapid.T, busy bool) {
+	asked, _ := m.r.unknown(len(m.ids))
+	limits := map[webhook.ID]Limit{}
+	for _, id := range asked {
+		limits[id] = Limit{MaxInFlight: m.capacity, Gated: m.paused[id], Host: m.host(id)}
+		if m.gated[id].After(m.now) {
+			limits[id] = Limit{MaxInFlight: m.capacity, Gated: m.paused[id], Host: m.host(id), GateUntil: m.gated[id]}
+		}
+	}
+	if busy {
+		m.meanwhile(t)
+		if rapid.IntRange(0, 9).Draw(t, "unanswered") == 0 {
+			m.r.forsake(asked)
+			return
+		}
+	}
+	m.r.learn(limits)
+}
+
+func (m *ringModel) fetch(t *rapid.T, free int, busy bool) {
+	m.learn(t, busy)
+	var (
+		ready = map[webhook.ID]bool{} // before the fetch: what comes later had no chance
+		seen  = maps.Clone(m.waiting) // the snapshot of the fetch
+	)
+	for _, id := range m.ids {
+		ready[id] = m.waiting[id] > 0 && m.running[id] < m.capacity && !m.shut(id)
+	}
+	grants := m.r.take(free, 1000, len(m.ids))
+	for _, g := range grants {
+		if m.shut(g.lane.id) && g.limit > 0 {
+			t.Fatalf("lane %s was offered slots behind a gate", g.lane.id)
+		}
+	}
+	if busy {
+		m.meanwhile(t)
+		if rapid.IntRange(0, 9).Draw(t, "failed") == 0 {
+			m.r.putBack(grants)
+			return
+		}
+	}
+	fetched := map[webhook.ID]int{}
+	for _, g := range grants {
+		id := g.lane.id
+		fetched[id] = min(g.limit, seen[id])
+		m.waiting[id] -= fetched[id]
+		m.running[id] += fetched[id]
+		if m.running[id] > m.capacity {
+			t.Fatalf("lane %s has %d in flight over its cap of %d", id, m.running[id], m.capacity)
+		}
+		if host := m.host(id); host != "" && m.r.hostCap > 0 && m.onHost(host) > m.r.hostCap {
+			t.Fatalf("host %s has %d in flight over its cap of %d", host, m.onHost(host), m.r.hostCap)
+		}
+	}
+	for _, id := range m.ids {
+		if fetched[id] > 0 || !ready[id] || m.waiting[id] == 0 || m.shut(id) || m.running[id] >= m.capacity ||
+			m.r.hostCap > 0 && m.onHost(m.host(id)) >= m.r.hostCap {
+			m.passed[id] = 0
+			continue
+		}
+		for _, other := range m.ids {
+			m.passed[id] += fetched[other]
+		}
+		// One round offers each other lane at most its whole cap; a lane that becomes
+		// ready in the middle of one waits for the rest of it, and one more.
+		if m.passed[id] > 2*len(m.ids)*m.capacity {
+			t.Fatalf("lane %s waited while %d jobs of others were served", id, m.passed[id])
+		}
+	}
+	m.r.settle(grants, fetched)
 }
 
 func BenchmarkRing(b *testing.B) {

@@ -64,7 +64,9 @@ func (r *ring) giveBack(l *lane, limit Limit, now time.Time) {
 // needToken lines a lane up for tokens, or wakes it later if its bucket is known
 // to be dry.
 func (r *ring) needToken(l *lane, now time.Time) {
-	if now.Before(l.dryUntil) {
+	longest := max(dryPause, postgres.TokenGrant{}.UntilNext(r.limits[l.id].RatePerSecond))
+	// What is longer is from before the clock was set back, or by another rate.
+	if now.Before(l.dryUntil) && !l.dryUntil.After(now.Add(longest)) {
 		r.wakeAtLocked(l, l.dryUntil)
 		return
 	}
@@ -88,7 +90,7 @@ func (r *ring) asks() (asks []postgres.TokenAsk, lanes map[string]*lane) {
 			r.wakeLocked(l)
 			continue
 		}
-		want := min(max(1, r.room(l, limit)), int(math.Ceil(limit.RatePerSecond*leaseSeconds)))
+		want := min(max(1, r.room(l, limit)), max(1, int(math.Ceil(limit.RatePerSecond*leaseSeconds))))
 		name := bucketPrefix + l.id.String()
 		byName[name] = len(asks)
 		lanes[name] = l
@@ -132,8 +134,7 @@ func (r *ring) granted(asks []postgres.TokenAsk, lanes map[string]*lane, sent ti
 			// A slow answer must not leave its tokens without any time at all.
 			l.tokensUntil = latest(sent.Add(postgres.LeaseLife), now.Add(10*time.Millisecond))
 			if grant.Tokens < ask.Want {
-				untilNext := time.Duration(max(0, 1-grant.Left) / ask.Rate * float64(time.Second))
-				l.dryUntil = now.Add(max(dryPause, untilNext))
+				l.dryUntil = now.Add(max(dryPause, grant.UntilNext(ask.Rate)))
 			}
 		}
 		woken = r.wakeLocked(l) || woken

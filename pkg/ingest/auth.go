@@ -107,7 +107,11 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		default:
 			return webhook.Errorf(webhook.CodeUnauthorized, "Send one Authorization header.")
 		}
-		key, err := s.findKey(c, bearer(given[0]))
+		text := bearer(given[0])
+		if text == "" && isJobView(r.URL.Path) {
+			text = password(r)
+		}
+		key, err := s.findKey(c, text)
 		if err != nil {
 			return err
 		}

@@ -65,6 +65,9 @@ type Config struct {
 	// Livez, Readyz and Metrics are mounted at /livez, /readyz and /metrics,
 	// which need no key.
 	Livez, Readyz, Metrics http.Handler
+	// JobView is mounted at /river, for admins' keys for all tenants: a bearer's, or the
+	// password of Basic authentication. nil: there is none. See NewJobView.
+	JobView http.Handler
 
 	// BootstrapKey is an API key that may do everything. While it is empty only
 	// the keys in the database are accepted.
@@ -182,6 +185,10 @@ func New(cfg Config) (*Server, error) {
 	e.POST("/v1/events/batch", s.submitBatch, newBatchGate(s.maxBatchBytes, s.bodies.free.Load()/2).middleware, s.signed(s.maxBatchBytes))
 	e.POST("/v1/webhooks/:id/events", s.submitRaw, s.signed(s.maxBodyBytes))
 	cfg.API.Register(e)
+	if cfg.JobView != nil {
+		e.Any(jobViewPath, jobView(cfg.JobView))
+		e.Any(jobViewPath+"/*", jobView(cfg.JobView))
+	}
 	return s, nil
 }
 

@@ -56,6 +56,7 @@ type options struct {
 
 	acceptPerSecond, tenantAcceptPerSecond float64
 	webhookFloor                           float64
+	jobView                                bool
 }
 
 func setup(t *testing.T) *testBundle { return setupWith(t, options{key: testKey}) }
@@ -87,6 +88,13 @@ func setupWith(t testing.TB, o options) *testBundle {
 	health := daemon.NewHealth()
 	health.Add("database", b.db.Ping)
 	health.Add("buffer", in.Ready)
+	var jobView http.Handler
+	runJobView := func(context.Context) error { return nil }
+	if o.jobView {
+		if jobView, runJobView, err = NewJobView(b.db, logger); err != nil {
+			t.Fatal(err)
+		}
+	}
 	const maxBody = 20_000
 	b.server, err = New(Config{
 		Catalog:        cat,
@@ -103,6 +111,7 @@ func setupWith(t testing.TB, o options) *testBundle {
 		KeyUse:         keyUse,
 		Limits:         limits,
 		TrustedProxies: o.trustedProxies,
+		JobView:        jobView,
 
 		StrictEventTypes: o.strictEventTypes,
 		MaxJSONKeys:      o.maxJSONKeys,
@@ -125,6 +134,7 @@ func setupWith(t testing.TB, o options) *testBundle {
 	}
 	run(cat.Run)
 	run(limits.Run)
+	run(runJobView)
 	if !o.noCommitters {
 		run(in.Run)
 	}

@@ -147,6 +147,9 @@ func (s *Server) renderError(err error, c echo.Context) {
 	switch p.Status {
 	case http.StatusUnauthorized:
 		header.Set(echo.HeaderWWWAuthenticate, "Bearer")
+		if isJobView(c.Request().URL.Path) {
+			header.Add(echo.HeaderWWWAuthenticate, `Basic realm="Fairhook: any user, and an admin's API key as password"`)
+		}
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		header.Set(echo.HeaderRetryAfter, retryAfter(p.retryAfter))
 	default:

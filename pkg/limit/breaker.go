@@ -16,6 +16,10 @@ const (
 	DefaultBreakerWindow   = 30 * time.Second
 )
 
+// leastAttempts is on how many attempts of its own a dispatcher opens a breaker at
+// least, unless fewer are asked for of all.
+const leastAttempts = 5
+
 // maxBreakers bounds the memory that breakers take: those of the webhooks that got
 // something most recently are kept.
 const maxBreakers = 200_000
@@ -84,7 +88,7 @@ func (b *Breakers) Record(id webhook.ID, ok bool, dispatchers int) (opened bool)
 
 func (b *Breakers) newBreaker(dispatchers int) breaker {
 	n := max(1, dispatchers)
-	attempts := max(2, (b.cfg.Attempts+n-1)/n)
+	attempts := max((b.cfg.Attempts+n-1)/n, min(leastAttempts, b.cfg.Attempts))
 	return circuitbreaker.NewBuilder[any]().
 		WithFailureRateThreshold(b.cfg.Failures, uint(attempts), b.cfg.Window).
 		WithDelay(24 * time.Hour). // it never half-opens by itself

@@ -59,6 +59,16 @@ func TestBreakers(t *testing.T) {
 		}
 	})
 
+	t.Run("DoNotOpenOnTwoFailuresHoweverManyDispatchersThereAre", func(t *testing.T) {
+		t.Parallel()
+		b := limit.NewBreakers(limit.BreakerConfig{Attempts: 20})
+		for i := range 5 {
+			if opened := b.Record(id, false, 50); opened != (i == 4) {
+				t.Fatalf("after %d failures on one of fifty dispatchers: opened %v", i+1, opened)
+			}
+		}
+	})
+
 	t.Run("ForgetEverythingOnceTheyHaveOpened", func(t *testing.T) {
 		t.Parallel()
 		b := limit.NewBreakers(limit.BreakerConfig{Attempts: 2})

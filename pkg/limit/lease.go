@@ -309,9 +309,7 @@ func (g *ledger) settle(sent, now time.Time, asks []postgres.TokenAsk, grants ma
 			l.leases = append(l.leases, lease{grant.Tokens, expires, grant.TakenAt})
 		}
 		if grant.Tokens < ask.Want {
-			missing := max(0, 1-grant.Left)
-			untilNext := time.Duration(missing / ask.Rate * float64(time.Second))
-			l.dryUntil = sent.Add(max(dryPause, untilNext))
+			l.dryUntil = sent.Add(max(dryPause, grant.UntilNext(ask.Rate)))
 		} else {
 			l.dryUntil = time.Time{}
 		}

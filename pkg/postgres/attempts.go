@@ -71,7 +71,7 @@ func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, 
 	for _, d := range disable {
 		batch.Queue(`
 			UPDATE fairhook.webhooks SET status = 'disabled', disabled_reason = $2, updated_at = now()
-			WHERE id = $1 AND status = 'active'`, d.WebhookID, d.Reason)
+			WHERE id = $1 AND status = 'active' AND url = $3`, d.WebhookID, d.Reason, d.URL)
 	}
 	queueGateChanges(&batch, gates)
 	if err := q.SendBatch(ctx, &batch).Close(); err != nil {
@@ -84,6 +84,7 @@ func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, 
 // it must be.
 type Disabling struct {
 	WebhookID webhook.ID
+	URL       string // that showed it: a webhook that has another by now stays as it is
 	Reason    string // shown to the webhook's owner
 }
 

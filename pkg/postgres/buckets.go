@@ -12,6 +12,11 @@ import (
 // later than that is void.
 const LeaseLife = 150 * time.Millisecond
 
+// leastRate is what lower rates are raised to, in tokens a second: one in 30 years.
+// Postgres refuses a product that is too small for a number, and with one bucket's
+// would refuse the exchange of all.
+const leastRate = 1e-9
+
 // TokenAsk asks one bucket for tokens, or gives some back.
 type TokenAsk struct {
 	Name string
@@ -31,6 +36,16 @@ type TokenGrant struct {
 	TakenAt time.Time // by the database's clock
 }
 
+// longestDry bounds UntilNext: the time until a token of the lowest rates is more than
+// a Duration can hold.
+const longestDry = time.Hour
+
+// UntilNext is when the bucket, which gets so many tokens a second, has a whole one
+// again if nobody else takes it; at most an hour, after which it is worth another look.
+func (g TokenGrant) UntilNext(rate float64) time.Duration {
+	return time.Duration(min(max(0, 1-g.Left)/rate, longestDry.Seconds()) * float64(time.Second))
+}
+
 // ExchangeTokens gives tokens back to their buckets and takes others out, all in
 // one transaction and one round trip. A bucket that does not exist is a full one.
 // No two asks may be for the same bucket. Asks must be sorted by name, byte by
@@ -47,7 +62,7 @@ func ExchangeTokens(ctx context.Context, q Querier, asks []TokenAsk) (map[string
 		takenAt           = make([]time.Time, n)
 	)
 	for i, a := range asks {
-		names[i], rates[i], capacities[i] = a.Name, a.Rate, a.Capacity
+		names[i], rates[i], capacities[i] = a.Name, max(a.Rate, leastRate), a.Capacity
 		wants[i], backs[i], takenAt[i] = int32(a.Want), int32(a.GiveBack), a.TakenAt
 	}
 	var batch pgx.Batch

@@ -88,6 +88,20 @@ func TestExchangeTokens(t *testing.T) {
 			t.Errorf("more than fits: %+v", got)
 		}
 	})
+	t.Run("OneRateTooLowToCountDoesNotFailTheOthers", func(t *testing.T) {
+		t.Parallel()
+		// Postgres refuses a product that underflows, and with it the whole exchange.
+		asks := []postgres.TokenAsk{
+			{Name: "tiny/a", Rate: math.SmallestNonzeroFloat64, Capacity: 1, Want: 1},
+			{Name: "tiny/b", Rate: none, Capacity: 100, Want: 1},
+		}
+		for round := range 2 {
+			got := exchange(t, asks...)
+			if got["tiny/b"].Tokens != 1 || got["tiny/a"].Tokens != 1-round {
+				t.Errorf("round %d granted %+v", round, got)
+			}
+		}
+	})
 	t.Run("OverlappingExchangesGrantEachTokenOnce", func(t *testing.T) {
 		t.Parallel()
 		var names []string
@@ -128,6 +142,24 @@ func TestExchangeTokens(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestUntilNextToken(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		left, rate float64
+		want       time.Duration
+	}{
+		{0.5, 2, 250 * time.Millisecond},
+		{0, 0.001, 1000 * time.Second},
+		{3, 1, 0},
+		{0, 1e-12, time.Hour},
+		{0, math.SmallestNonzeroFloat64, time.Hour}, // the quotient is infinite
+	} {
+		if got := (postgres.TokenGrant{Left: c.left}).UntilNext(c.rate); got != c.want {
+			t.Errorf("with %g at %g a second: %s, want %s", c.left, c.rate, got, c.want)
+		}
+	}
 }
 
 func TestForgetBuckets(t *testing.T) {

@@ -112,3 +112,42 @@ func TestProbesAreGivenUp(t *testing.T) {
 		t.Errorf("after it left another claimed %v, %v; want the one that was not sent", got, err)
 	}
 }
+
+// TestAskingAgainForAProbeThatWasJustClaimedChangesNothing is what a dispatcher does
+// each second where notifications cannot arrive.
+func TestAskingAgainForAProbeThatWasJustClaimedChangesNothing(t *testing.T) {
+	t.Parallel()
+	db := pgtest.DB(t)
+	id, past := webhook.NewID(time.Now()), time.Now().Add(-time.Hour)
+	gate := postgres.GateChange{WebhookID: id, Cause: postgres.GateBreaker, At: past, Until: past, StartedAt: past}
+	if err := postgres.RecordAttempts(t.Context(), db, nil, nil, []postgres.GateChange{gate}); err != nil {
+		t.Fatal(err)
+	}
+	claim := func() time.Time {
+		t.Helper()
+		got, err := postgres.ClaimProbes(t.Context(), db, "a", []webhook.ID{id}, []time.Duration{time.Minute})
+		if err != nil || len(got) != 1 {
+			t.Fatalf("claimed %v, %v", got, err)
+		}
+		return got[id]
+	}
+	first := claim()
+	for range 3 {
+		if again := claim(); !again.Equal(first) {
+			t.Errorf("the claim was prolonged from %s to %s", first, again)
+		}
+	}
+	var rows int
+	if err := db.QueryRow(t.Context(), `SELECT count(*) FROM fairhook.lane_events WHERE event = 'probing'`).Scan(&rows); err != nil {
+		t.Fatal(err)
+	}
+	if rows != 1 {
+		t.Errorf("the history has %d probes, of one", rows)
+	}
+	if _, err := db.Exec(t.Context(), `UPDATE fairhook.lane_gates SET probe_until = probe_until - interval '11 seconds'`); err != nil {
+		t.Fatal(err)
+	}
+	if again := claim(); again.Before(first) {
+		t.Error("a claim that has got old is not prolonged")
+	}
+}

@@ -88,10 +88,14 @@ func WebhookLimits(ctx context.Context, q Querier, ids []webhook.ID) ([]WebhookL
 	return limits, nil
 }
 
+// probeFresh is how long after an instance was chosen to send a probe asking again
+// changes nothing: where notifications cannot arrive it asks each second.
+const probeFresh = 10 * time.Second
+
 // ClaimProbes chooses an instance to send the breaker's probe of each of the
 // webhooks whose gate would open now, unless another was chosen and has time left.
 // It returns until when it may, of those that it got. forAt is parallel to ids: how
-// long it has.
+// long it has. One that it was chosen for less than probeFresh ago stays as it is.
 func ClaimProbes(ctx context.Context, q Querier, instance string, ids []webhook.ID, forAt []time.Duration) (map[webhook.ID]time.Time, error) {
 	// What somebody else has locked he is taking, or it is being closed again.
 	rows, err := q.Query(ctx, `
@@ -102,9 +106,11 @@ func ClaimProbes(ctx context.Context, q Querier, instance string, ids []webhook.
 			  AND (g.probe_until IS NULL OR g.probe_until <= now() OR g.probe_by = $1)
 			ORDER BY g.webhook_id FOR UPDATE OF g SKIP LOCKED
 		)
-		UPDATE fairhook.lane_gates g SET probe_by = $1, probe_until = now() + free.life
+		UPDATE fairhook.lane_gates g SET probe_by = $1, probe_until = CASE
+			WHEN g.probe_by = $1 AND g.probe_until > now() + free.life - $4::interval THEN g.probe_until
+			ELSE now() + free.life END
 		FROM free WHERE g.webhook_id = free.webhook_id
-		RETURNING g.webhook_id, g.probe_until`, instance, ids, forAt)
+		RETURNING g.webhook_id, g.probe_until`, instance, ids, forAt, probeFresh)
 	return collectEnds(rows, err, "claim the probes of %d webhooks", len(ids))
 }
 
