@@ -4,6 +4,8 @@ package main
 
 import (
 	"cmp"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/fairhook/fairhook/pkg/client"
@@ -77,8 +79,8 @@ func (i *svixItem) candidate(application svixApplication) *candidate {
 	}}
 	c.describe(e.Description)
 	c.subscribe(e.EventTypes)
-	for name, value := range i.Headers.Headers {
-		c.send(name, value)
+	for _, name := range slices.Sorted(maps.Keys(i.Headers.Headers)) {
+		c.send(name, i.Headers.Headers[name])
 	}
 	for _, name := range i.Headers.Sensitive {
 		if !hasHeader(i.Headers.Headers, name) {
