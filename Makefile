@@ -1,7 +1,7 @@
 # Fairhook's commands. Each does its own set-up, as root or not, on a machine
 # that has Go, git and make, and writes to this tree and to Go's caches only
-# (installing a C compiler or Postgres programs, where they are missing, is the
-# exception, and needs root).
+# (installing a C compiler, Postgres programs, curl, Node or Python, where they
+# are missing, is the exception, and needs root).
 
 GO        ?= go
 # What "make run" passes on to "fairhook dev", and "make bench" to "fairhook bench".
@@ -40,6 +40,7 @@ build: ## Build the programs into bin/.
 
 test: ## Run every test of both modules with the race detector.
 	@.ci/compiler
+	@.ci/interpreters
 	@$(GO) run ./.ci/withpostgres
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(TESTFLAGS) $(PACKAGES)
 

@@ -18,7 +18,7 @@ const module = "github.com/fairhook/fairhook/"
 // above it in this list, and none on its own line. A package that is not here
 // has no place yet: give it one.
 var layers = [][]string{
-	{"sql", "pkg/client", "pkg/openapi"},
+	{"sql", "pkg/client", "pkg/client/receiver", "pkg/openapi"},
 	{"pkg/webhook"},
 	{"pkg/strictjson", "pkg/enqueue"},
 	{"pkg/schema"},
@@ -36,6 +36,7 @@ var layers = [][]string{
 	{"pkg/api"},
 	{"pkg/ingest", "pkg/dispatch"},
 	{"cmd/dispatcher", "cmd/fairhook", "cmd/ingest", "cmd/migrate"},
+	{"docs/examples/go/producer", "docs/examples/go/receiver"},
 }
 
 // testSupport reports whether a package is for tests, as the standard library's
@@ -49,7 +50,7 @@ var onlyFrom = map[string]struct {
 	because   string
 }{
 	module + "pkg/daemon":                     {[]string{"pkg/ingest", "pkg/dispatch", "cmd/"}, "it is about processes"},
-	module + "pkg/client":                     {[]string{"cmd/fairhook"}, "it is the SDK of those outside"},
+	module + "pkg/client":                     {[]string{"cmd/fairhook", "docs/examples/"}, "it is the SDK of those outside"},
 	module + "pkg/postgres/pglocal":           {[]string{"pkg/postgres/pgtest", "cmd/fairhook"}, "services use the database they are given"},
 	"riverqueue.com/riverui":                  {[]string{"pkg/ingest"}, "the job view is ingest's"},
 	"os/signal":                               {[]string{"pkg/daemon"}, "signals are Execute's"},

@@ -211,7 +211,7 @@ func TestDocumentationLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	links := 0
-	for _, file := range append(files, "README.md", "CONTRIBUTING.md", "CHANGELOG.md") {
+	for _, file := range append(files, "docs/examples/README.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md") {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

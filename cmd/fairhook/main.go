@@ -23,7 +23,7 @@ func newCommand() *cobra.Command {
 	}
 	cmd.AddCommand(
 		newDevCommand(), newListenCommand(), newSendCommand(), newEventCommand(), newDeliveryCommand(), newWebhookCommand(),
-		newKeyCommand(), newInstancesCommand(), newBenchCommand(), newVersionCommand(),
+		newKeyCommand(), newInstancesCommand(), newImportCommand(), newBenchCommand(), newVersionCommand(),
 	)
 	return cmd
 }

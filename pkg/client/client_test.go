@@ -707,6 +707,25 @@ func TestWebhooks(t *testing.T) {
 		}
 	})
 
+	t.Run("CreateSendsWhatItHasNoFieldFor", func(t *testing.T) {
+		t.Parallel()
+		fake := newFake(t, answer(201, strings.TrimSuffix(webhookBody, "}")+`,"secret":"whsec_abc"}`))
+		c := dial(t, fake)
+		webhook := client.NewWebhook{Tenant: "acme", URL: "https://example.com/", Extra: map[string]any{"newer": []string{"a"}}}
+		if _, err := c.Webhooks().Create(t.Context(), webhook); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := string(fake.got()[0].body), `{"newer":["a"],"tenant":"acme","url":"https://example.com/"}`; got != want {
+			t.Errorf("sent %s\nwant %s", got, want)
+		}
+		for name, value := range map[string]any{"tenant": "other", "newer": make(chan int)} {
+			webhook.Extra = map[string]any{name: value}
+			if _, err := c.Webhooks().Create(t.Context(), webhook); err == nil || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s as an extra: %v", name, err)
+			}
+		}
+	})
+
 	t.Run("UpdateSendsOnlyWhatChanges", func(t *testing.T) {
 		t.Parallel()
 		fake := newFake(t, answer(200, webhookBody))
@@ -913,6 +932,32 @@ func TestEvent(t *testing.T) {
 		}
 		if path := fake.got()[0].path; path != "/v1/events/"+eventID+"/attempts" {
 			t.Errorf("asked for %s", path)
+		}
+	})
+
+	t.Run("EachAttemptOfItsPages", func(t *testing.T) {
+		t.Parallel()
+		fake := newFake(t, answer(200, `{"data":[{"number":1},{"number":2}],"next_cursor":"c2"}`), answer(200, `{"data":[{"number":3}],"next_cursor":null}`))
+		c := dial(t, fake)
+		var numbers []int
+		for attempt, err := range c.EachAttempt(t.Context(), eventID, 2) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			numbers = append(numbers, attempt.Number)
+		}
+		if !slices.Equal(numbers, []int{1, 2, 3}) {
+			t.Errorf("got the numbers %v", numbers)
+		}
+		for i, want := range []string{"limit=2", "cursor=c2&limit=2"} {
+			if query := fake.got()[i].query; query != want {
+				t.Errorf("asked for %s, want %s", query, want)
+			}
+		}
+		for _, err := range c.EachAttempt(t.Context(), "../keys", 0) {
+			if err == nil || len(fake.got()) != 2 {
+				t.Errorf("got %v after %d requests", err, len(fake.got()))
+			}
 		}
 	})
 }

@@ -27,5 +27,7 @@
 // again later without the risk of doubling it, choose its idempotency key
 // ([NewIdempotencyKey]) and keep it with the event.
 //
+// Package receiver, in the same module, is for those who receive what Fairhook sends.
+//
 // The module depends on nothing of Fairhook's server.
 package client

@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 	"unicode/utf8"
 )
@@ -270,15 +272,27 @@ func (c *Client) Event(ctx context.Context, id string) (*EventView, error) {
 // Attempts reads every attempt made for an event, of all its deliveries, oldest
 // first.
 func (c *Client) Attempts(ctx context.Context, eventID string) ([]Attempt, error) {
-	if err := checkID(eventID); err != nil {
-		return nil, err
-	}
 	var attempts []Attempt
-	for attempt, err := range list[Attempt](ctx, c, "/v1/events/"+eventID+"/attempts", url.Values{}) {
+	for attempt, err := range c.EachAttempt(ctx, eventID, 0) {
 		if err != nil {
 			return nil, err
 		}
 		attempts = append(attempts, *attempt)
 	}
 	return attempts, nil
+}
+
+// EachAttempt goes through every attempt made for an event, of all its deliveries,
+// oldest first, fetching page after page, of pageSize or the server's default, as the
+// loop goes on: an event that went to thousands of webhooks has as many and more. An
+// error is the last thing it yields.
+func (c *Client) EachAttempt(ctx context.Context, eventID string, pageSize int) iter.Seq2[*Attempt, error] {
+	if err := checkID(eventID); err != nil {
+		return func(yield func(*Attempt, error) bool) { yield(nil, err) }
+	}
+	query := url.Values{}
+	if pageSize != 0 {
+		query.Set("limit", strconv.Itoa(pageSize))
+	}
+	return list[Attempt](ctx, c, "/v1/events/"+eventID+"/attempts", query)
 }

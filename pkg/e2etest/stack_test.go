@@ -70,7 +70,7 @@ func (b *binaries) program(t *testing.T, name string) string {
 			return
 		}
 		args := append([]string{"build"}, flags...)
-		args = append(args, "-o", b.dir+string(filepath.Separator), "./cmd/...", "./pkg/e2etest/testdata/holder")
+		args = append(args, "-o", b.dir+string(filepath.Separator), "./cmd/...", "./docs/examples/go/...", "./pkg/e2etest/testdata/holder")
 		cmd := exec.Command("go", args...)
 		cmd.Dir = projectRoot
 		if output, err := cmd.CombinedOutput(); err != nil {
