@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"io"
-	"log"
 	"log/slog"
 )
 
@@ -39,8 +38,8 @@ func NewLogger(w io.Writer, level, format string) (*slog.Logger, *slog.LevelVar)
 // kilobytes for each of its connections: whoever owns the receiver would write to a
 // log that is read line by line as JSON.
 func CaptureStandardLog(logger *slog.Logger) {
-	log.SetFlags(0)
-	log.SetOutput(slog.NewLogLogger(logger.Handler(), slog.LevelDebug).Writer())
+	slog.SetLogLoggerLevel(slog.LevelDebug)
+	slog.SetDefault(logger)
 }
 
 // utcHandler writes times in UTC. It is cheaper than a ReplaceAttr, which slog
