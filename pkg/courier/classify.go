@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/fairhook/fairhook/pkg/egress"
+	"github.com/fairhook/fairhook/pkg/identity"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
@@ -108,8 +109,11 @@ func classifyFailure(f facts) (webhook.Reason, string) {
 		urlError *egress.URLError
 		proxy    *egress.ProxyError
 		lookup   *net.DNSError
+		token    *identity.TokenError
 	)
 	switch {
+	case errors.As(f.err, &token):
+		return token.Reason, token.Detail
 	case errors.As(f.err, &proxy):
 		return webhook.ReasonProxy, proxy.Error()
 	case errors.Is(f.err, egress.ErrBlocked):

@@ -40,6 +40,7 @@ type recorder struct {
 	dns      span
 	connect  span
 	tls      span
+	auth     span
 	first    time.Time // first byte of the answer
 	conn     net.Conn
 	wrote    bool // the header went out over conn
@@ -142,12 +143,22 @@ func (r *recorder) timings() webhook.Timings {
 	total := time.Since(r.start).Microseconds()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	timings := webhook.Timings{DNS: r.dns.micros(), Connect: r.connect.micros(), TLS: r.tls.micros(), Total: &total}
+	timings := webhook.Timings{
+		DNS: r.dns.micros(), Connect: r.connect.micros(), TLS: r.tls.micros(), Auth: r.auth.micros(), Total: &total,
+	}
 	if !r.first.IsZero() {
 		first := r.first.Sub(r.start).Microseconds()
 		timings.FirstByte = &first
 	}
 	return timings
+}
+
+// waited notes a wait for authorization, begun at a moment and over now.
+func (r *recorder) waited(begun time.Time) {
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.auth = span{begun, now}
 }
 
 func (s span) micros() *int64 {
