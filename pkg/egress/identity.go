@@ -1,9 +1,14 @@
 package egress
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"net"
 	"net/http"
+	"sync/atomic"
+	"syscall"
 )
 
 // TLS is what one receiver's connections have of their own.
@@ -27,6 +32,7 @@ func (g *Guard) ClientFor(config TLS) *http.Client {
 	transport := g.newTransport(g.cfg)
 	transport.MaxIdleConns = min(transport.MaxIdleConns, maxOwnIdleConns)
 	transport.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+	transport.DialContext = dialPatiently(transport.DialContext)
 	transport.TLSClientConfig.ServerName = config.ServerName
 	if config.RootCAs != nil {
 		transport.TLSClientConfig.RootCAs = config.RootCAs
@@ -37,4 +43,46 @@ func (g *Guard) ClientFor(config TLS) *http.Client {
 		}
 	}
 	return g.client(transport)
+}
+
+// patient is a connection whose failing writes wait for what the other side has said.
+//
+// With TLS 1.3 a server judges the client's certificate after the client's handshake
+// is over. Its alert, which says what is wrong, and the end of the connection arrive
+// while the request is being written, and a write that fails first would be all that
+// is heard. So as long as nothing was read since the last write, a write that fails is
+// not reported: reading gives the alert, or else the same end.
+type patient struct {
+	net.Conn
+	written atomic.Bool // and nothing read since
+}
+
+// dialPatiently makes connections that are patient.
+func dialPatiently(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &patient{Conn: conn}, nil
+	}
+}
+
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+func (c *patient) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.written.Store(false)
+	}
+	return n, err
+}
+
+func (c *patient) Write(p []byte) (int, error) {
+	unanswered := c.written.Swap(true)
+	n, err := c.Conn.Write(p)
+	if unanswered && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
+		return len(p), nil
+	}
+	return n, err
 }
