@@ -260,8 +260,13 @@ func broken(err error) bool {
 		"client connection force closed",
 		"client connection is closing",
 		"client conn not usable",
+		notEstablished,
 	)
 }
+
+// notEstablished is in the text of net/http's error for an HTTP/2 connection that
+// ended before its first request.
+const notEstablished = "client conn could not be established"
 
 // headerTooLarge recognises the two errors, kept by net/http to itself, for an
 // answer's header over MaxResponseHeaderBytes.

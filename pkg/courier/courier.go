@@ -159,7 +159,7 @@ func Send(ctx context.Context, client *http.Client, req *Request) Result {
 			result.Interrupted = true
 			return result
 		}
-		result.Reason, result.Detail = classify(facts{err: err, late: attempt.Err() != nil, phase: rec.phase()})
+		result.Reason, result.Detail = classify(facts{err: rec.alert(err), late: attempt.Err() != nil, phase: rec.phase()})
 		result.Detail = secrets.hide(result.Detail, true)
 		return result
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http/httptrace"
+	"strings"
 	"sync"
 	"time"
 
@@ -129,6 +130,23 @@ func (r *recorder) mayRepeat() error {
 	r.repeated++
 	r.wrote = false // it asks again if the repetition takes a new connection
 	return nil
+}
+
+// alert is the TLS alert by which the receiver ended an HTTP/2 connection before its
+// first request, where err is all that net/http says of that, and err itself
+// otherwise. The connection is closed by then, and remembers it.
+func (r *recorder) alert(err error) error {
+	r.mu.Lock()
+	conn, secure := r.conn.(*tls.Conn)
+	r.mu.Unlock()
+	if !secure || !strings.Contains(err.Error(), notEstablished) {
+		return err
+	}
+	_ = conn.SetReadDeadline(time.Unix(1, 0)) // should it be alive against all expectation
+	if _, ended := conn.Read(make([]byte, 1)); ended != nil && remoteAlert(ended) {
+		return ended
+	}
+	return err
 }
 
 // phase is how far the request has come.
