@@ -26,9 +26,7 @@ func authorize(ctx context.Context, req *Request, rec *recorder, httpReq *http.R
 	if err != nil {
 		return err
 	}
-	httpReq.Header.Del("Authorization")
-	delete(httpReq.Header, "authorization") // as the webhook's own are spelled
-	httpReq.Header["authorization"] = []string{value.Reveal()}
+	httpReq.Header["authorization"] = []string{value.Reveal()} // spelled as one of the webhook's own would be
 	secrets.add(value)
 	return nil
 }

@@ -128,8 +128,12 @@ func (d *sealing) Lost() {
 // closeHeaders seals headers that are in the open, unless there is a dispatcher that
 // could not send them then.
 func (d *sealing) closeHeaders(ctx context.Context) error {
+	read, err := postgres.SealedHeadersAreRead(ctx, d.db, webhook.StaleAfter)
+	if err != nil || !read {
+		return err
+	}
 	ids, err := postgres.OpenHeaders(ctx, d.db, closeBatch)
-	if err != nil || len(ids) == 0 {
+	if err != nil {
 		return err
 	}
 	closed := 0
@@ -151,10 +155,6 @@ func (d *sealing) closeHeaders(ctx context.Context) error {
 
 func (d *sealing) closeOne(ctx context.Context, id webhook.ID) (done bool, err error) {
 	err = pgx.BeginFunc(ctx, d.db, func(tx pgx.Tx) error {
-		read, err := postgres.SealedHeadersAreRead(ctx, tx, webhook.StaleAfter)
-		if err != nil || !read {
-			return err
-		}
 		w, err := postgres.LockWebhook(ctx, tx, id)
 		if webhook.ErrorCode(err) == webhook.CodeNotFound {
 			return nil // deleted since

@@ -24,7 +24,7 @@ type TLS struct {
 }
 
 // maxOwnIdleConns bounds the unused connections that a client of ClientFor keeps.
-const maxOwnIdleConns = 64
+const maxOwnIdleConns = 256
 
 // ClientFor is Client with connections of its own, which are made by the same rules
 // and, but for config, in the same way.

@@ -197,9 +197,6 @@ func KeepHeaders(headers, stored map[string]Secret) []FieldError {
 	return faults
 }
 
-// HasCredentials reports whether there is anything to be sealed.
-func (w *Webhook) HasCredentials() bool { return len(w.Headers) > 0 || w.Auth != nil || w.TLS != nil }
-
 // credentials is the one document in which all of a webhook's secrets but those that
 // sign are sealed. Its form is stored: fields are only ever added.
 type credentials struct {
