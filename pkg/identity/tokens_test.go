@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -19,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/fairhook/fairhook/pkg/egress"
+	"github.com/fairhook/fairhook/pkg/egress/dnstest"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
@@ -312,6 +314,41 @@ func TestTokenFailures(t *testing.T) {
 				t.Errorf("later %d more requests", n-before)
 			}
 		})
+	}
+}
+
+// A name is judged by what it resolves to, when it is dialled.
+func TestATokenEndpointInsideIsNotAsked(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	_, port, _ := net.SplitHostPort(b.endpoint.Listener.Addr().String())
+	guard := newGuard(t, egress.Config{Resolver: dnstest.Resolver(func(string) []netip.Addr {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("169.254.169.254")}
+	})})
+	tokens := NewTokens(guard.Client(), "Fairhook/test", prometheus.NewRegistry())
+	auth := b.auth()
+	auth.TokenURL = "http://login.example:" + port
+	_, err := tokens.Token(t.Context(), newID(), auth)
+	var failure *TokenError
+	if !errors.As(err, &failure) || failure.Reason != webhook.ReasonBlocked || !strings.HasPrefix(failure.Detail, "the token endpoint: ") ||
+		strings.Contains(failure.Detail, "169.254") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The proxy's failure is ours, and not the token endpoint's.
+func TestATokenIsAskedForThroughTheProxy(t *testing.T) {
+	t.Parallel()
+	proxy, err := egress.ParseProxy("http://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := setup(t, nil)
+	tokens := NewTokens(newGuard(t, egress.Config{Proxy: proxy}).Client(), "Fairhook/test", prometheus.NewRegistry())
+	_, err = tokens.Token(t.Context(), newID(), b.auth())
+	var failure *TokenError
+	if !errors.As(err, &failure) || failure.Reason != webhook.ReasonProxy || b.requests.Load() != 0 {
+		t.Errorf("got %v", err)
 	}
 }
 
