@@ -28,6 +28,7 @@ var layers = [][]string{
 	{"pkg/seal"},
 	{"pkg/signature"},
 	{"pkg/egress"},
+	{"pkg/identity"},
 	{"pkg/courier"},
 	{"pkg/fairqueue"},
 	{"pkg/catalog", "pkg/heartbeat"},

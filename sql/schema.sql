@@ -510,6 +510,23 @@ AS $function$
     SELECT (lpad(to_hex(floor(extract(epoch FROM moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $function$;
 
+CREATE OR REPLACE FUNCTION fairhook.webhook_credentials_changed()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+DECLARE
+    changed uuid := CASE TG_OP WHEN 'DELETE' THEN OLD.webhook_id ELSE NEW.webhook_id END;
+BEGIN
+    PERFORM pg_notify('fairhook.catalog', w.id || ' ' || w.tenant) FROM fairhook.webhooks w WHERE w.id = changed;
+    IF TG_OP <> 'UPDATE' OR NEW.updated_at <> OLD.updated_at THEN
+        DELETE FROM fairhook.lane_gates WHERE webhook_id = changed;
+    END IF;
+    RETURN NULL;
+END $function$;
+REVOKE ALL ON FUNCTION fairhook.webhook_credentials_changed() FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION fairhook.webhook_secrets_notify()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -627,6 +644,7 @@ CREATE TABLE fairhook.attempts (
     response text,
     detail text,
     uses_step boolean NOT NULL DEFAULT true,
+    auth_us bigint,
     CONSTRAINT attempts_pkey PRIMARY KEY (event_id, id)
 ) PARTITION BY RANGE (event_id);
 CREATE INDEX attempts_ended_idx ON ONLY fairhook.attempts USING btree (status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
@@ -683,6 +701,7 @@ CREATE TABLE fairhook.instances (
     capacity integer NOT NULL DEFAULT 0,
     in_flight integer NOT NULL DEFAULT 0,
     draining boolean NOT NULL DEFAULT false,
+    reads_sealed_headers boolean NOT NULL DEFAULT false,
     CONSTRAINT instances_pkey PRIMARY KEY (id),
     CONSTRAINT instances_role_check CHECK ((role = ANY (ARRAY['ingest'::text, 'dispatcher'::text])))
 );
@@ -707,7 +726,7 @@ CREATE TABLE fairhook.lane_gates (
     attempt_at timestamp with time zone NOT NULL,
     probe_by text,
     probe_until timestamp with time zone,
-    CONSTRAINT lane_gates_cause_check CHECK ((cause = ANY (ARRAY['receiver'::text, 'breaker'::text, 'proxy'::text]))),
+    CONSTRAINT lane_gates_cause_check CHECK ((cause = ANY (ARRAY['receiver'::text, 'breaker'::text, 'proxy'::text, 'auth'::text]))),
     CONSTRAINT lane_gates_pkey PRIMARY KEY (webhook_id)
 );
 CREATE TRIGGER lane_gates_changed AFTER INSERT OR DELETE OR UPDATE ON fairhook.lane_gates FOR EACH ROW EXECUTE FUNCTION fairhook.lane_gates_changed();
@@ -841,6 +860,17 @@ CREATE TABLE fairhook.submit_settings (
     CONSTRAINT submit_settings_singleton_check CHECK (singleton)
 );
 
+CREATE TABLE fairhook.webhook_credentials (
+    webhook_id uuid NOT NULL,
+    sealed bytea NOT NULL,
+    certificate_not_after timestamp with time zone,
+    updated_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT webhook_credentials_pkey PRIMARY KEY (webhook_id),
+    CONSTRAINT webhook_credentials_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES fairhook.webhooks(id) ON DELETE CASCADE
+);
+CREATE INDEX webhook_credentials_certificate_idx ON fairhook.webhook_credentials USING btree (certificate_not_after) WHERE (certificate_not_after IS NOT NULL);
+CREATE TRIGGER webhook_credentials_changed AFTER INSERT OR DELETE OR UPDATE ON fairhook.webhook_credentials FOR EACH ROW EXECUTE FUNCTION fairhook.webhook_credentials_changed();
+
 CREATE TABLE fairhook.webhook_secrets (
     id uuid NOT NULL,
     webhook_id uuid NOT NULL,
@@ -878,6 +908,7 @@ CREATE TABLE fairhook.webhooks (
     CONSTRAINT webhooks_status_check CHECK ((status = ANY (ARRAY['active'::text, 'paused'::text, 'disabled'::text])))
 );
 CREATE INDEX webhooks_gated_idx ON fairhook.webhooks USING btree (id) WHERE (status <> 'active'::text);
+CREATE INDEX webhooks_open_headers_idx ON fairhook.webhooks USING btree (id) WHERE (headers <> '{}'::jsonb);
 CREATE INDEX webhooks_tenant_idx ON fairhook.webhooks USING btree (tenant, id);
 CREATE TRIGGER webhooks_deleted AFTER DELETE ON fairhook.webhooks FOR EACH ROW EXECUTE FUNCTION fairhook.webhooks_deleted();
 CREATE TRIGGER webhooks_gated AFTER UPDATE OF status, url ON fairhook.webhooks FOR EACH ROW WHEN (((old.status <> new.status) OR (old.url <> new.url))) EXECUTE FUNCTION fairhook.webhooks_gated();

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
 
+	"github.com/fairhook/fairhook/pkg/identity"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/signature"
 	"github.com/fairhook/fairhook/pkg/strictjson"
@@ -29,7 +30,7 @@ var (
 	chosenFields = []string{
 		"tenant", "url", "description", "event_types", "status", "headers", "timeout_seconds",
 		"max_in_flight", "rate_per_second", "burst", "weight", "retry_schedule_seconds", "max_age_seconds", "accept_per_second", "max_backlog",
-		"allowed_cidrs", "secret",
+		"allowed_cidrs", "secret", "auth", "tls",
 	}
 	setByFairhook = []string{"id", "disabled_reason", "created_at", "updated_at"}
 	webhookFields = slices.Concat(chosenFields, setByFairhook)
@@ -61,7 +62,13 @@ func (a *API) createWebhook(c echo.Context) error {
 	sealed := a.box.Seal([]byte(secret.Reveal()), sealContext(w.ID))
 	ctx := c.Request().Context()
 	err = a.inTx(ctx, func(tx pgx.Tx) error {
+		if err := a.sealCredentials(ctx, tx, w); err != nil {
+			return err
+		}
 		if err := postgres.InsertWebhook(ctx, tx, w); err != nil {
+			return err
+		}
+		if err := postgres.StoreCredentials(ctx, tx, w); err != nil {
 			return err
 		}
 		return postgres.InsertSecret(ctx, tx, secretID, w.ID, sealed)
@@ -107,7 +114,8 @@ func (a *API) newWebhook(body []byte) (*webhook.Webhook, webhook.Secret, error) 
 func resetWebhook(w *webhook.Webhook) {
 	w.EventTypes = []string{"*"}
 	w.State = webhook.StateActive
-	w.Headers = map[string]string{}
+	w.Headers = map[string]webhook.Secret{}
+	w.Auth, w.TLS = nil, nil
 	w.TimeoutSeconds = webhook.DefaultTimeoutSeconds
 	w.MaxInFlight = webhook.DefaultMaxInFlight
 	w.RatePerSecond, w.Burst = nil, nil
@@ -129,7 +137,6 @@ func (a *API) apply(o *strictjson.Object, w *webhook.Webhook) []webhook.FieldErr
 	set(o, "url", &w.URL, "", o.String)
 	set(o, "description", &w.Description, "", o.String)
 	set(o, "event_types", &w.EventTypes, defaults.EventTypes, o.Strings)
-	set(o, "headers", &w.Headers, defaults.Headers, o.StringMap)
 	set(o, "timeout_seconds", &w.TimeoutSeconds, defaults.TimeoutSeconds, o.Int)
 	set(o, "max_in_flight", &w.MaxInFlight, defaults.MaxInFlight, o.Int)
 	set(o, "rate_per_second", &w.RatePerSecond, defaults.RatePerSecond, o.Float)
@@ -157,6 +164,7 @@ func (a *API) apply(o *strictjson.Object, w *webhook.Webhook) []webhook.FieldErr
 			faults = append(faults, webhook.FieldError{Pointer: "/url", Detail: err.Error()})
 		}
 	}
+	faults = append(faults, a.applyIdentity(o, w)...)
 	for _, name := range setByFairhook {
 		if o.Given(name) {
 			faults = append(faults, webhook.FieldError{Pointer: "/" + name, Detail: "is set by Fairhook and cannot be chosen"})
@@ -226,6 +234,9 @@ func (a *API) getWebhook(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := identity.Open(a.box, w); err != nil {
+		return err
+	}
 	return WriteJSON(c, http.StatusOK, w)
 }
 
@@ -251,6 +262,9 @@ func (a *API) setState(c echo.Context, state webhook.State) error {
 		return err
 	}
 	a.changed(w)
+	if err := identity.Open(a.box, w); err != nil {
+		return err
+	}
 	return WriteJSON(c, http.StatusOK, w)
 }
 
@@ -259,7 +273,7 @@ func (a *API) listWebhooks(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return listByID(a, c, query, webhookCursorKind, postgres.Webhooks, func(w *webhook.Webhook) webhook.ID { return w.ID })
+	return listByID(a, c, query, webhookCursorKind, a.webhooks, func(w *webhook.Webhook) webhook.ID { return w.ID })
 }
 
 func (a *API) updateWebhook(c echo.Context) error {
@@ -285,11 +299,14 @@ func (a *API) updateWebhook(c echo.Context) error {
 		if w, err = postgres.LockWebhook(ctx, tx, id); err != nil {
 			return err
 		}
+		if err := identity.Open(a.box, w); err != nil {
+			return err
+		}
 		before := *w
 		if err := a.change(o, w); err != nil || reflect.DeepEqual(before, *w) {
 			return err
 		}
-		return postgres.UpdateWebhook(ctx, tx, w)
+		return a.storeChange(ctx, tx, &before, w)
 	})
 	if err != nil {
 		return err

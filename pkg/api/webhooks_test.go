@@ -73,7 +73,7 @@ func TestCreateWebhook(t *testing.T) {
 		got, _ := must[webhookAnswer](t, b, http.StatusOK, "GET", "/v1/webhooks/"+w.ID.String(), "")
 		for _, w := range []webhookAnswer{w, got} {
 			if w.URL != "http://127.0.0.1:8080/" || w.Description != "a\nb" || !slices.Equal(w.EventTypes, []string{"a.*", "b"}) ||
-				w.State != webhook.StatePaused || w.Headers["X-Key"] != "v&" || w.TimeoutSeconds != 1 || w.MaxInFlight != 2 ||
+				w.State != webhook.StatePaused || w.Headers["X-Key"].Reveal() != webhook.Masked || w.TimeoutSeconds != 1 || w.MaxInFlight != 2 ||
 				w.RetrySchedule == nil || len(w.RetrySchedule) != 0 || w.MaxAgeSeconds != 3 {
 				t.Errorf("webhook is %+v", w)
 			}

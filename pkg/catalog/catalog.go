@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/fairhook/fairhook/pkg/identity"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/seal"
 	"github.com/fairhook/fairhook/pkg/signature"
@@ -58,7 +59,7 @@ type Config struct {
 	// Listen connects for LISTEN. It must lead to Postgres itself, not through a
 	// pooler in transaction mode. nil: as the pool does.
 	Listen *pgx.ConnConfig
-	// Box opens webhooks' secrets. nil: entries have no keys.
+	// Box opens webhooks' secrets and credentials. nil: entries have neither.
 	Box *seal.Box
 	// KeyBox opens the signing secrets of API keys. nil: a key that requires
 	// signatures cannot be used.
@@ -78,6 +79,8 @@ type Config struct {
 
 // Entry is a webhook as it is now. It is shared: nobody may change it.
 type Entry struct {
+	// Webhook has its credentials opened, unless there is no Config.Box: then Auth and
+	// TLS are nil, and Headers those that are stored in the open.
 	Webhook webhook.Webhook
 	// Keys are the raw signing keys of the secrets that have not expired, newest
 	// first; nil without Config.Box.
@@ -195,6 +198,12 @@ func (c *Catalog) loadEntry(ctx context.Context, id webhook.ID) (*Entry, time.Du
 		return nil, 0, err
 	}
 	e := &Entry{Webhook: loaded.Webhook}
+	if c.box != nil {
+		if err := identity.Open(c.box, &e.Webhook); err != nil {
+			return nil, 0, err
+		}
+	}
+	e.Webhook.Sealed = nil // of no use from here on
 	if e.AllowedFrom, err = webhook.ParseCIDRs(loaded.Webhook.AllowedCIDRs); err != nil {
 		return nil, 0, fmt.Errorf("read allowed_cidrs of webhook %s: %w", id, err)
 	}
@@ -235,7 +244,19 @@ func entryWeight(_ webhook.ID, e *Entry) int {
 		weight += 16 + len(pattern)
 	}
 	for name, value := range w.Headers {
-		weight += 64 + len(name) + len(value)
+		weight += 80 + len(name) + len(value.Reveal())
+	}
+	if a := w.Auth; a != nil {
+		weight += 256 + len(a.TokenURL) + len(a.Audience)
+		for _, secret := range a.Secrets() {
+			weight += 16 + len(secret.Reveal())
+		}
+		for _, scope := range a.Scopes {
+			weight += 16 + len(scope)
+		}
+	}
+	if t := w.TLS; t != nil {
+		weight += 128 + len(t.ClientCertificate.Reveal()) + len(t.ClientKey.Reveal()) + len(t.CACertificates.Reveal())
 	}
 	for _, key := range e.Keys {
 		weight += 24 + len(key)

@@ -111,7 +111,7 @@ func (b *bundle) insert(edits ...func(*webhook.Webhook)) *webhook.Webhook {
 	b.t.Helper()
 	w := &webhook.Webhook{
 		ID: webhook.NewID(time.Now()), Tenant: "acme", URL: "https://example.com/hook", EventTypes: []string{"*"},
-		State: webhook.StateActive, Headers: map[string]string{}, TimeoutSeconds: 20, MaxInFlight: 50,
+		State: webhook.StateActive, Headers: map[string]webhook.Secret{}, TimeoutSeconds: 20, MaxInFlight: 50,
 		RetrySchedule: []int{1, 2, 3}, MaxAgeSeconds: 60, MaxBacklog: 1000, AllowedCIDRs: []string{},
 	}
 	for _, edit := range edits {
@@ -186,7 +186,7 @@ func TestWebhook(t *testing.T) {
 		t.Parallel()
 		b := setup(t).start()
 		w := b.insert(func(w *webhook.Webhook) {
-			w.Headers = map[string]string{"X-One": "1"}
+			w.Headers = map[string]webhook.Secret{"X-One": webhook.NewSecret("1")}
 			w.Description, w.State = "a webhook", webhook.StatePaused
 		})
 		older := b.secret(w.ID, "")

@@ -36,7 +36,7 @@ func TestAHundredThousandWebhooksFit(t *testing.T) {
 				Description: "orders of the shop in Berlin", EventTypes: []string{strings.Clone("order.*"), strings.Clone("invoice.paid")},
 				RetrySchedule: []int{5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400},
 				State:         webhook.State(strings.Clone(string(webhook.StateActive))),
-				Headers:       map[string]string{}, AllowedCIDRs: []string{},
+				Headers:       map[string]webhook.Secret{}, AllowedCIDRs: []string{},
 			},
 			Keys: [][]byte{secret},
 		}, 0, nil

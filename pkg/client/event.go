@@ -138,6 +138,7 @@ type Timings struct {
 	DNS       *int64 `json:"dns_us"`
 	Connect   *int64 `json:"connect_us"`
 	TLS       *int64 `json:"tls_us"`
+	Auth      *int64 `json:"auth_us"` // waiting for an access token
 	FirstByte *int64 `json:"first_byte_us"`
 	Total     *int64 `json:"total_us"`
 }

@@ -24,7 +24,7 @@ type Webhook struct {
 	EventTypes     []string          `json:"event_types"`
 	Status         WebhookStatus     `json:"status"`
 	DisabledReason *string           `json:"disabled_reason"`
-	Headers        map[string]string `json:"headers"` // sent with every request
+	Headers        map[string]string `json:"headers"` // sent with every request; their values read as Masked
 	TimeoutSeconds int               `json:"timeout_seconds"`
 	MaxInFlight    int               `json:"max_in_flight"`
 	// RatePerSecond limits how many requests a second are made; nil: no limit.
@@ -45,9 +45,13 @@ type Webhook struct {
 	MaxBacklog int `json:"max_backlog"`
 	// AllowedCIDRs are the networks from which events may be submitted to it
 	// directly; empty: all.
-	AllowedCIDRs []string  `json:"allowed_cidrs"`
-	CreatedAt    time.Time `json:"created_at"`
-	UpdatedAt    time.Time `json:"updated_at"`
+	AllowedCIDRs []string `json:"allowed_cidrs"`
+	// Auth is how requests say who sends them, and TLS what is special about
+	// connections to it; nil: nothing.
+	Auth      *Auth     `json:"auth"`
+	TLS       *ShownTLS `json:"tls"`
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
 }
 
 // WebhookStatus is whether a webhook receives. A newer Fairhook may have more
@@ -88,6 +92,8 @@ type NewWebhook struct {
 	AcceptPerSecond *float64 `json:"accept_per_second,omitzero"`
 	MaxBacklog      int      `json:"max_backlog,omitzero"`
 	AllowedCIDRs    []string `json:"allowed_cidrs,omitzero"` // default: all
+	Auth            *Auth    `json:"auth,omitzero"`          // default: none
+	TLS             *TLS     `json:"tls,omitzero"`           // default: nothing special
 	// Secret is an existing signing secret ("whsec_...") to bring along, so that
 	// the receiver need not change; empty has Fairhook make one.
 	Secret string `json:"secret,omitzero"`
@@ -106,7 +112,8 @@ func (w CreatedWebhook) String() string { return "webhook " + w.ID }
 func (w CreatedWebhook) GoString() string { return w.String() }
 
 // WebhookUpdate is a change of a webhook: nil fields stay as they are, and
-// slices and maps replace the whole of what was there.
+// slices, maps, Auth and TLS replace the whole of what was there. A header's value, or
+// a secret of Auth or TLS, that is Masked stays as it is.
 type WebhookUpdate struct {
 	URL             *string           `json:"url,omitzero"`
 	Description     *string           `json:"description,omitzero"`
@@ -122,6 +129,8 @@ type WebhookUpdate struct {
 	AcceptPerSecond *float64          `json:"accept_per_second,omitzero"`
 	MaxBacklog      *int              `json:"max_backlog,omitzero"`
 	AllowedCIDRs    []string          `json:"allowed_cidrs,omitzero"`
+	Auth            *Auth             `json:"auth,omitzero"`
+	TLS             *TLS              `json:"tls,omitzero"`
 	// Reset names the fields, as in JSON, to put back to Fairhook's defaults.
 	Reset []string `json:"-"`
 }

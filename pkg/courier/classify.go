@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/fairhook/fairhook/pkg/egress"
+	"github.com/fairhook/fairhook/pkg/identity"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
@@ -108,8 +109,11 @@ func classifyFailure(f facts) (webhook.Reason, string) {
 		urlError *egress.URLError
 		proxy    *egress.ProxyError
 		lookup   *net.DNSError
+		token    *identity.TokenError
 	)
 	switch {
+	case errors.As(f.err, &token):
+		return token.Reason, token.Detail
 	case errors.As(f.err, &proxy):
 		return webhook.ReasonProxy, proxy.Error()
 	case errors.Is(f.err, egress.ErrBlocked):
@@ -256,8 +260,13 @@ func broken(err error) bool {
 		"client connection force closed",
 		"client connection is closing",
 		"client conn not usable",
+		notEstablished,
 	)
 }
+
+// notEstablished is in the text of net/http's error for an HTTP/2 connection that
+// ended before its first request.
+const notEstablished = "client conn could not be established"
 
 // headerTooLarge recognises the errors, kept by net/http to itself, for an answer's
 // header over MaxResponseHeaderBytes, that of informational answers included.

@@ -54,7 +54,14 @@ type Request struct {
 	Keys [][]byte
 	// Headers are the webhook's own. Reserved ones (webhook.ReservedHeader) are
 	// passed over, so they never replace ours.
-	Headers map[string]string
+	Headers map[string]webhook.Secret
+	// Authorize, if it is set, gives the Authorization header, in place of one among
+	// Headers. It is part of the attempt and must end with ctx. Where it fails nothing
+	// is sent; its error is an *identity.TokenError.
+	Authorize func(ctx context.Context) (webhook.Secret, error)
+	// Secrets are what must not be recorded even if the receiver repeats it, besides the
+	// values of Headers and what Authorize gives.
+	Secrets []webhook.Secret
 	// Timeout bounds the whole attempt, from name resolution to the end of the
 	// answer. Zero means webhook.DefaultTimeoutSeconds.
 	Timeout time.Duration
@@ -83,7 +90,8 @@ type Result struct {
 	Timings webhook.Timings
 	// Response is the beginning of the answer's body, at most
 	// webhook.MaxResponseSnippet bytes, in valid UTF-8 without NUL. It is empty
-	// where no answer came, and always for ReasonBlocked.
+	// where no answer came, and always for ReasonBlocked. Where it repeats a secret of
+	// the request's, of at least 8 bytes and letter by letter, that is masked.
 	Response string
 	// Detail says more about Reason, in words that may be shown to the webhook's
 	// owner: no address, nothing of our network or resolver. Empty where there is
@@ -126,9 +134,18 @@ func Send(ctx context.Context, client *http.Client, req *Request) Result {
 	defer cancel()
 
 	httpReq, err := newHTTPRequest(rec.attach(attempt), req, rec)
+	secrets := newMask(req)
+	if err == nil && req.Authorize != nil {
+		err = authorize(attempt, req, rec, httpReq, secrets)
+	}
 	if err != nil {
-		result.Reason, result.Detail = classify(facts{err: err})
 		result.Timings = rec.timings()
+		if ctx.Err() != nil {
+			result.Interrupted = true
+			return result
+		}
+		result.Reason, result.Detail = classify(facts{err: err})
+		result.RetryAfter, result.HasRetryAfter = retryAfterOf(err, req.Timestamp, result.Timings)
 		return result
 	}
 	transport := client.Transport
@@ -142,7 +159,8 @@ func Send(ctx context.Context, client *http.Client, req *Request) Result {
 			result.Interrupted = true
 			return result
 		}
-		result.Reason, result.Detail = classify(facts{err: err, late: attempt.Err() != nil, phase: rec.phase()})
+		result.Reason, result.Detail = classify(facts{err: rec.alert(err), late: attempt.Err() != nil, phase: rec.phase()})
+		result.Detail = secrets.hide(result.Detail, true)
 		return result
 	}
 
@@ -159,7 +177,7 @@ func Send(ctx context.Context, client *http.Client, req *Request) Result {
 	_ = resp.Body.Close()
 	result.Timings = rec.timings()
 	result.StatusCode = resp.StatusCode
-	result.Response = cleanText(snippet, webhook.MaxResponseSnippet)
+	result.Response = cleanText([]byte(secrets.hide(string(snippet), len(snippet) > webhook.MaxResponseSnippet)), webhook.MaxResponseSnippet)
 	if text := resp.Header.Get("Retry-After"); text != "" {
 		now := req.Timestamp.Add(time.Duration(*result.Timings.Total) * time.Microsecond)
 		result.RetryAfter, result.HasRetryAfter = ParseRetryAfter(text, now)
@@ -170,6 +188,7 @@ func Send(ctx context.Context, client *http.Client, req *Request) Result {
 	result.Reason, result.Detail = classify(facts{
 		status: resp.StatusCode, err: err, late: attempt.Err() != nil, phase: phaseBody, unread: !whole,
 	})
+	result.Detail = secrets.hide(result.Detail, true)
 	return result
 }
 
@@ -206,7 +225,7 @@ func newHTTPRequest(ctx context.Context, req *Request, rec *recorder) (*http.Req
 		// net/http repeats a POST by itself after a broken connection if it carries
 		// Idempotency-Key or X-Idempotency-Key, and looks for them in canonical
 		// spelling. Header names are case-insensitive to receivers.
-		header[strings.ToLower(name)] = []string{value}
+		header[strings.ToLower(name)] = []string{value.Reveal()}
 	}
 	id := req.EventID.String()
 	header.Set(signature.HeaderID, id)

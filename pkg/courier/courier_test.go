@@ -120,11 +120,11 @@ func TestSendMakesASignedRequest(t *testing.T) {
 	req.Body = []byte("{\"b\" : 1,\"b\":1e400,\n\"s\":\"\\ud800\x00\xff\"}")
 	req.Number = 7
 	req.UserAgent = courier.UserAgent("1.2.3")
-	req.Headers = map[string]string{
+	req.Headers = secretly(map[string]string{
 		"X-Tenant": "t1", "Authorization": "Bearer abc", "Idempotency-Key": "k",
 		"Webhook-Id": "forged", "webhook-signature": "forged", "FAIRHOOK-ATTEMPT": "99", "Content-Type": "text/forged",
 		"user-agent": "forged", "Content-Length": "1", "Transfer-Encoding": "chunked", "Host": "forged.example", "Connection": "close",
-	}
+	})
 	result := courier.Send(t.Context(), newClient(t, server), req)
 	check(t, result, want{webhook.ReasonDelivered, 202})
 	if result.Response != "thanks" || result.Detail != "" || !result.StartedAt.Equal(req.Timestamp) {
@@ -749,8 +749,17 @@ func TestWhatCannotBeSentIsAnInternalError(t *testing.T) {
 	}
 
 	split := newRequest(t, server.URL)
-	split.Headers = map[string]string{"X-A": "b\r\nX-Forged: c"}
+	split.Headers = secretly(map[string]string{"X-A": "b\r\nX-Forged: c"})
 	check(t, courier.Send(t.Context(), client, split), want{webhook.ReasonInternalError, 0})
+}
+
+// secretly is headers as a webhook has them.
+func secretly(headers map[string]string) map[string]webhook.Secret {
+	secret := map[string]webhook.Secret{}
+	for name, value := range headers {
+		secret[name] = webhook.NewSecret(value)
+	}
+	return secret
 }
 
 func TestShutdownIsNotAnOutcome(t *testing.T) {
@@ -919,7 +928,7 @@ func TestABrokenConnectionDoesNotRepeatARequest(t *testing.T) {
 				})
 				client := newClient(t, nil)
 				req := newRequest(t, url)
-				req.Headers = headers
+				req.Headers = secretly(headers)
 				if strings.HasPrefix(name, "Empty") {
 					req.Body = nil
 				}

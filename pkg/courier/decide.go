@@ -59,7 +59,9 @@ type Decision struct {
 //   - 410: the webhook is disabled; the delivery keeps its step and waits.
 //   - 429, and 503 with Retry-After: the webhook is gated, which costs no step.
 //   - our own outbound proxy failing gates the webhook too and costs no step: it
-//     is no fault of the receiver's, and its backlog must not run against it.
+//     is no fault of the receiver's, and its backlog must not run against it. So does
+//     a token endpoint that gives no answer; one that refuses the credentials makes
+//     the delivery fail as below, since waiting does not mend that.
 //   - 502, 504, and 503 without Retry-After: the webhook is gated, and the
 //     delivery fails as below.
 //   - anything else fails: the next wait of the schedule, but no less than
@@ -93,7 +95,7 @@ func Decide(policy Policy, step int, age time.Duration, consecutiveGates int, re
 	switch result.Reason {
 	case webhook.ReasonGone:
 		decision.DisableWebhook = true
-	case webhook.ReasonRateLimited, webhook.ReasonProxy:
+	case webhook.ReasonRateLimited, webhook.ReasonProxy, webhook.ReasonAuthUnavailable:
 		decision.Gate = gate(result, consecutiveGates)
 	case webhook.ReasonUnavailable:
 		decision.Gate = gate(result, consecutiveGates)

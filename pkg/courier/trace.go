@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http/httptrace"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,6 +41,7 @@ type recorder struct {
 	dns      span
 	connect  span
 	tls      span
+	auth     span
 	first    time.Time // first byte of the answer
 	conn     net.Conn
 	wrote    bool // the header went out over conn
@@ -130,6 +132,23 @@ func (r *recorder) mayRepeat() error {
 	return nil
 }
 
+// alert is the TLS alert by which the receiver ended an HTTP/2 connection before its
+// first request, where err is all that net/http says of that, and err itself
+// otherwise. The connection is closed by then, and remembers it.
+func (r *recorder) alert(err error) error {
+	r.mu.Lock()
+	conn, secure := r.conn.(*tls.Conn)
+	r.mu.Unlock()
+	if !secure || !strings.Contains(err.Error(), notEstablished) {
+		return err
+	}
+	_ = conn.SetReadDeadline(time.Unix(1, 0)) // should it be alive against all expectation
+	if _, ended := conn.Read(make([]byte, 1)); ended != nil && remoteAlert(ended) {
+		return ended
+	}
+	return err
+}
+
 // phase is how far the request has come.
 func (r *recorder) phase() phase {
 	r.mu.Lock()
@@ -142,12 +161,22 @@ func (r *recorder) timings() webhook.Timings {
 	total := time.Since(r.start).Microseconds()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	timings := webhook.Timings{DNS: r.dns.micros(), Connect: r.connect.micros(), TLS: r.tls.micros(), Total: &total}
+	timings := webhook.Timings{
+		DNS: r.dns.micros(), Connect: r.connect.micros(), TLS: r.tls.micros(), Auth: r.auth.micros(), Total: &total,
+	}
 	if !r.first.IsZero() {
 		first := r.first.Sub(r.start).Microseconds()
 		timings.FirstByte = &first
 	}
 	return timings
+}
+
+// waited notes a wait for authorization, begun at a moment and over now.
+func (r *recorder) waited(begun time.Time) {
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.auth = span{begun, now}
 }
 
 func (s span) micros() *int64 {

@@ -109,7 +109,7 @@ func (b *testBundle) hook(url string, change ...func(*webhook.Webhook)) *webhook
 	b.t.Helper()
 	w := &webhook.Webhook{
 		ID: webhook.NewID(b.clock.Now()), Tenant: testTenant, URL: url, EventTypes: []string{"*"},
-		State: webhook.StateActive, Headers: map[string]string{}, TimeoutSeconds: 5,
+		State: webhook.StateActive, Headers: map[string]webhook.Secret{}, TimeoutSeconds: 5,
 		MaxInFlight: webhook.DefaultMaxInFlight, RetrySchedule: []int{1, 1}, MaxAgeSeconds: webhook.DefaultMaxAgeSeconds,
 		MaxBacklog: webhook.DefaultMaxBacklog, AllowedCIDRs: []string{},
 	}
@@ -248,7 +248,7 @@ func TestDispatcherDelivers(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
 		r := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "thanks") })
-		w := b.hook(r.URL, func(w *webhook.Webhook) { w.Headers = map[string]string{"X-Shop": "1"} })
+		w := b.hook(r.URL, func(w *webhook.Webhook) { w.Headers = map[string]webhook.Secret{"X-Shop": webhook.NewSecret("1")} })
 		p := b.start()
 		event := b.submit(w, 1)[0]
 		attempts := b.ended(event)

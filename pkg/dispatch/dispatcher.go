@@ -21,6 +21,7 @@ import (
 	"github.com/fairhook/fairhook/pkg/egress"
 	"github.com/fairhook/fairhook/pkg/fairqueue"
 	"github.com/fairhook/fairhook/pkg/heartbeat"
+	"github.com/fairhook/fairhook/pkg/identity"
 	"github.com/fairhook/fairhook/pkg/limit"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/seal"
@@ -51,6 +52,7 @@ const (
 	keysInterval       = 10 * time.Minute
 	retentionInterval  = 10 * time.Minute
 	sweepInterval      = 10 * time.Minute
+	sealingInterval    = time.Minute
 	vacuumInterval     = 5 * time.Second
 	vacuumTimeout      = 30 * time.Minute // the table may be large, and its indexes are read as a whole
 	dutyTimeout        = time.Minute
@@ -117,6 +119,7 @@ type Dispatcher struct {
 	capacity  *capacity
 	heartbeat *heartbeat.Heartbeat
 	retention *retention
+	sealing   *sealing
 	vacuum    *fairqueue.Vacuum
 	joined    atomic.Int64 // when it began to fetch, by the database's clock, in nanoseconds
 	working   atomic.Bool  // the River client has started and not been told to stop
@@ -198,6 +201,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		return err
 	}
 	d.retention = newRetention(d.pool, d.queue, d.cfg.Retention, d.cfg.Logger, d.cfg.Registerer)
+	d.sealing = newSealing(d.pool, d.cfg.Box, d.cfg.Logger, d.cfg.Registerer)
 	d.vacuum = fairqueue.NewVacuum(d.pool, d.cfg.Logger, d.cfg.Registerer)
 	listen, err := pgx.ParseConfig(d.cfg.ListenURL)
 	if err != nil {
@@ -225,7 +229,8 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		health:    d.health,
 		queue:     d.queue,
 		fresh:     d.heartbeat.Fresh,
-		client:    d.cfg.Guard.Client(),
+		clients:   identity.NewClients(d.cfg.Guard, 0),
+		tokens:    identity.NewTokens(d.cfg.Guard.Client(), courier.UserAgent(d.cfg.Version), d.cfg.Registerer),
 		clock:     d.clock,
 		logger:    d.cfg.Logger,
 		metrics:   m,
@@ -293,6 +298,11 @@ func (d *Dispatcher) duties() []fairqueue.Duty {
 				_, err := postgres.Sweep(ctx, d.pool, d.cfg.Retention)
 				return err
 			},
+		},
+		{
+			Name: "credentials", Interval: sealingInterval, Timeout: dutyTimeout,
+			Run:  func(ctx context.Context) error { return d.sealing.Run(ctx) },
+			Lost: func() { d.sealing.Lost() },
 		},
 		{
 			Name: "vacuum", Interval: vacuumInterval, Timeout: vacuumTimeout,

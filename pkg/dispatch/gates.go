@@ -28,7 +28,7 @@ func breakerVote(r webhook.Reason) breakerSays {
 	switch r {
 	case webhook.ReasonDelivered:
 		return breakerGood
-	case webhook.ReasonRateLimited, webhook.ReasonGone, webhook.ReasonProxy, webhook.ReasonInternalError:
+	case webhook.ReasonRateLimited, webhook.ReasonGone, webhook.ReasonProxy, webhook.ReasonAuthUnavailable, webhook.ReasonInternalError:
 		return breakerNothing
 	}
 	return breakerBad
@@ -176,6 +176,8 @@ func judgeGate(
 		cause = postgres.GateBreaker
 	case reason == webhook.ReasonProxy:
 		cause = postgres.GateProxy
+	case reason == webhook.ReasonAuthUnavailable:
+		cause = postgres.GateAuth
 	}
 	return &postgres.GateChange{Cause: cause, At: ended, Until: until, StartedAt: started}, true
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/fairhook/fairhook/pkg/heartbeat"
+	"github.com/fairhook/fairhook/pkg/identity"
 	"github.com/fairhook/fairhook/pkg/job"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/webhook"
@@ -191,7 +192,7 @@ func TestAStaleInstanceSendsNothing(t *testing.T) {
 		fresh := false
 		w := &worker{
 			instance: p.cfg.Instance, catalog: p.catalog, loader: p.loader, recorder: p.recorder, queue: p.queue,
-			fresh: func() bool { return fresh }, client: p.cfg.Guard.Client(), clock: p.clock,
+			fresh: func() bool { return fresh }, clients: identity.NewClients(p.cfg.Guard, 0), clock: p.clock,
 			logger: p.cfg.Logger, metrics: newMetrics(prometheus.NewRegistry()), gates: p.gates, capacity: p.capacity, health: p.health,
 		}
 		j := &river.Job[job.Delivery]{

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/http"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -14,6 +13,7 @@ import (
 	"github.com/fairhook/fairhook/pkg/catalog"
 	"github.com/fairhook/fairhook/pkg/courier"
 	"github.com/fairhook/fairhook/pkg/fairqueue"
+	"github.com/fairhook/fairhook/pkg/identity"
 	"github.com/fairhook/fairhook/pkg/job"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/webhook"
@@ -35,7 +35,8 @@ type worker struct {
 	health    *health
 	queue     *fairqueue.Queue
 	fresh     func() bool // whether the others count on this instance still
-	client    *http.Client
+	clients   *identity.Clients
+	tokens    *identity.Tokens
 	clock     *postgres.Clock
 	logger    *slog.Logger
 	metrics   *metrics
@@ -94,8 +95,13 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 		// somebody else's by now. If it is not, it goes back as it came.
 		return river.JobSnooze(0)
 	}
+	client, err := w.clients.Of(hook.ID, hook.TLS)
+	if err != nil {
+		return w.trouble(ctx, j, err)
+	}
 	started := w.clock.Now()
-	result := courier.Send(ctx, w.client, &courier.Request{
+	authorization := w.authorization(hook)
+	result := courier.Send(ctx, client, &courier.Request{
 		URL:         hook.URL,
 		EventID:     message.ID,
 		EventType:   message.Type,
@@ -105,12 +111,15 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 		Timestamp:   started,
 		Keys:        target.Keys,
 		Headers:     hook.Headers,
+		Authorize:   authorization.authorize(),
+		Secrets:     authorization.secrets(),
 		Timeout:     time.Duration(hook.TimeoutSeconds) * time.Second,
 		UserAgent:   w.userAgent,
 	})
 	if result.Interrupted {
 		return w.interrupted(ctx, j, hook)
 	}
+	authorization.answered(result.StatusCode)
 	decision := courier.Decide(courier.Policy{
 		Schedule: seconds(hook.RetrySchedule),
 		MaxAge:   time.Duration(hook.MaxAgeSeconds) * time.Second,

@@ -93,11 +93,13 @@ type Config struct {
 }
 
 // Guard judges URLs and addresses, and owns the one connection pool of what it
-// lets through. It is safe for concurrent use.
+// lets through, but for what has a client of its own (ClientFor). It is safe for
+// concurrent use.
 type Guard struct {
 	allow        []netip.Prefix // masked; IPv4-mapped ones unmapped
 	requireHTTPS bool
 	public       *ssrf.Guardian
+	cfg          Config // of the transports
 	transport    *http.Transport
 }
 
@@ -131,6 +133,7 @@ func New(cfg Config) (*Guard, error) {
 	if len(faults) > 0 {
 		return nil, fmt.Errorf("configure egress: %w", errors.Join(faults...))
 	}
+	g.cfg = cfg
 	g.transport = g.newTransport(cfg)
 	return g, nil
 }
@@ -201,15 +204,20 @@ func (g *Guard) Transport() *http.Transport { return g.transport }
 // Client is a client over Transport that also refuses, by CheckURL's rules, each
 // request's URL before anything is resolved, and never follows a redirect. It
 // has no timeout: give each request a deadline.
-func (g *Guard) Client() *http.Client {
+func (g *Guard) Client() *http.Client { return g.client(g.transport) }
+
+func (g *Guard) client(transport *http.Transport) *http.Client {
 	return &http.Client{
-		Transport:     roundTripper{g},
+		Transport:     roundTripper{g, transport},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
-// roundTripper is Transport behind the rules for URLs.
-type roundTripper struct{ guard *Guard }
+// roundTripper is a transport behind the rules for URLs.
+type roundTripper struct {
+	guard     *Guard
+	transport *http.Transport
+}
 
 func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := rt.guard.checkURL(req.URL); err != nil {
@@ -218,11 +226,11 @@ func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	return rt.guard.transport.RoundTrip(req)
+	return rt.transport.RoundTrip(req)
 }
 
 // CloseIdleConnections lets http.Client.CloseIdleConnections work.
-func (rt roundTripper) CloseIdleConnections() { rt.guard.transport.CloseIdleConnections() }
+func (rt roundTripper) CloseIdleConnections() { rt.transport.CloseIdleConnections() }
 
 // checkDial judges the address that a socket is about to connect to.
 func (g *Guard) checkDial(network, address string) error {

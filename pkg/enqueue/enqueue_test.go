@@ -60,7 +60,7 @@ func (b *testBundle) hook(t *testing.T, tenant string, eventTypes ...string) *we
 	}
 	w := &webhook.Webhook{
 		ID: webhook.NewID(b.clock.Now()), Tenant: tenant, URL: "http://127.0.0.1:1/", EventTypes: eventTypes,
-		State: webhook.StateActive, Headers: map[string]string{}, TimeoutSeconds: 5, MaxInFlight: 5,
+		State: webhook.StateActive, Headers: map[string]webhook.Secret{}, TimeoutSeconds: 5, MaxInFlight: 5,
 		RetrySchedule: []int{1}, MaxAgeSeconds: 3600, MaxBacklog: 1000, AllowedCIDRs: []string{},
 	}
 	if err := postgres.InsertWebhook(t.Context(), b, w); err != nil {

@@ -18,12 +18,12 @@ const insertAttemptsSQL = `
 INSERT INTO fairhook.attempts (
 	event_id, id, webhook_id, tenant, started_at, next_attempt_at,
 	queue_wait_us, dns_us, connect_us, tls_us, first_byte_us, total_us,
-	number, status_code, reason, status, instance, response, detail, uses_step)
+	number, status_code, reason, status, instance, response, detail, uses_step, auth_us)
 SELECT * FROM unnest(
 	$1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::timestamptz[],
 	$7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
 	$13::integer[], $14::smallint[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[],
-	$20::boolean[])
+	$20::boolean[], $21::bigint[])
 ON CONFLICT DO NOTHING`
 
 // RecordAttempts commits attempts, the disabling of webhooks whose receivers
@@ -40,6 +40,7 @@ func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, 
 		instances                     = make([]string, n)
 		started                       = make([]time.Time, n)
 		next                          = make([]*time.Time, n)
+		auth                          = make([]*int64, n)
 		wait, dns, conn, tls, ttfb, t = make([]*int64, n), make([]*int64, n), make([]*int64, n), make([]*int64, n), make([]*int64, n), make([]*int64, n)
 		numbers                       = make([]int32, n)
 		codes                         = make([]*int16, n)
@@ -59,11 +60,12 @@ func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, 
 			codes[i] = &code
 		}
 		responses[i], details[i], steps[i] = a.Response, a.Detail, a.UsesStep
+		auth[i] = a.Timings.Auth
 	}
 	var batch pgx.Batch
 	if n > 0 {
 		batch.Queue(insertAttemptsSQL, events, ids, hooks, tenants, started, next,
-			wait, dns, conn, tls, ttfb, t, numbers, codes, reasons, statuses, instances, responses, details, steps)
+			wait, dns, conn, tls, ttfb, t, numbers, codes, reasons, statuses, instances, responses, details, steps, auth)
 	}
 	// In one order in all transactions, so that they do not wait for each other.
 	disable = slices.Clone(disable)

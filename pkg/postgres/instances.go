@@ -26,8 +26,8 @@ type Beat struct {
 func WriteBeat(ctx context.Context, q Querier, b Beat, stale time.Duration) (alive int, err error) {
 	err = q.QueryRow(ctx, `
 		WITH beat AS (
-			INSERT INTO fairhook.instances (id, role, version, host, capacity, in_flight, draining)
-			VALUES ($1, $2, $3, $4, $5, $6, $7)
+			INSERT INTO fairhook.instances (id, role, version, host, capacity, in_flight, draining, reads_sealed_headers)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, true)
 			ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(),
 				capacity = EXCLUDED.capacity, in_flight = EXCLUDED.in_flight, draining = EXCLUDED.draining
 		)

@@ -18,6 +18,7 @@ const (
 	GateReceiver GateCause = "receiver" // it asked for time, or its gateway did
 	GateBreaker  GateCause = "breaker"  // too many of its deliveries failed
 	GateProxy    GateCause = "proxy"    // the operator's own proxy failed
+	GateAuth     GateCause = "auth"     // its token endpoint gives no answer
 )
 
 // WebhookLimit is what the fetch must know of a webhook.

@@ -13,14 +13,15 @@ import (
 
 const webhookColumns = `id, tenant, url, description, event_types, status, disabled_reason, headers,
 	timeout_seconds, max_in_flight, rate_per_second, burst, weight, retry_schedule_seconds, max_age_seconds,
-	accept_per_second, max_backlog, allowed_cidrs, created_at, updated_at`
+	accept_per_second, max_backlog, allowed_cidrs, created_at, updated_at,
+	(SELECT sealed FROM fairhook.webhook_credentials WHERE webhook_id = webhooks.id)`
 
 // scanWebhook reads webhookColumns.
 func scanWebhook(row pgx.CollectableRow) (*webhook.Webhook, error) {
 	w := &webhook.Webhook{}
 	err := row.Scan(&w.ID, &w.Tenant, &w.URL, &w.Description, &w.EventTypes, &w.State, &w.DisabledReason, &w.Headers,
 		&w.TimeoutSeconds, &w.MaxInFlight, &w.RatePerSecond, &w.Burst, &w.Weight, &w.RetrySchedule, &w.MaxAgeSeconds,
-		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.CreatedAt, &w.UpdatedAt)
+		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.CreatedAt, &w.UpdatedAt, &w.Sealed)
 	w.CreatedAt, w.UpdatedAt = w.CreatedAt.UTC(), w.UpdatedAt.UTC()
 	return w, err
 }
@@ -41,7 +42,8 @@ func NoWebhook(id string) *webhook.Error {
 }
 
 // InsertWebhook stores a new webhook and sets its times to the database's. The
-// caller's transaction also stores its secret (InsertSecret).
+// caller's transaction also stores its secret (InsertSecret), and its credentials
+// (StoreCredentials).
 func InsertWebhook(ctx context.Context, q Querier, w *webhook.Webhook) error {
 	err := q.QueryRow(ctx, `
 		INSERT INTO fairhook.webhooks (id, tenant, url, description, event_types, status, headers,
@@ -49,7 +51,7 @@ func InsertWebhook(ctx context.Context, q Querier, w *webhook.Webhook) error {
 			accept_per_second, max_backlog, allowed_cidrs, rate_per_second, burst, weight)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
 		RETURNING created_at, updated_at`,
-		w.ID, w.Tenant, w.URL, w.Description, w.EventTypes, w.State, w.Headers,
+		w.ID, w.Tenant, w.URL, w.Description, w.EventTypes, w.State, openHeaders(w),
 		w.TimeoutSeconds, w.MaxInFlight, w.RetrySchedule, w.MaxAgeSeconds,
 		w.AcceptPerSecond, w.MaxBacklog, w.AllowedCIDRs, w.RatePerSecond, w.Burst, w.Weight,
 	).Scan(&w.CreatedAt, &w.UpdatedAt)
@@ -60,7 +62,7 @@ func InsertWebhook(ctx context.Context, q Querier, w *webhook.Webhook) error {
 	return nil
 }
 
-// Webhook reads one webhook; a *webhook.Error with CodeNotFound when there is
+// Webhook reads one webhook, with its credentials as they are stored; a *webhook.Error with CodeNotFound when there is
 // none.
 func Webhook(ctx context.Context, q Querier, id webhook.ID) (*webhook.Webhook, error) {
 	return selectWebhook(ctx, q, id, "")
@@ -68,9 +70,19 @@ func Webhook(ctx context.Context, q Querier, id webhook.ID) (*webhook.Webhook, e
 
 // LockWebhook is Webhook, and keeps the row locked until the caller's
 // transaction ends, so that what is computed from it can be written back. The
-// lock lets deliveries and secrets that refer to the row pass.
+// lock lets deliveries and secrets that refer to the row pass. It holds the
+// credentials too: who changes them has the lock.
 func LockWebhook(ctx context.Context, tx pgx.Tx, id webhook.ID) (*webhook.Webhook, error) {
-	return selectWebhook(ctx, tx, id, "FOR NO KEY UPDATE")
+	w, err := selectWebhook(ctx, tx, id, "FOR NO KEY UPDATE")
+	if err != nil {
+		return nil, err
+	}
+	// After a wait for the lock the row is read anew, but not what was selected beside
+	// it.
+	if w.Sealed, err = sealedCredentials(ctx, tx, id); err != nil {
+		return nil, err
+	}
+	return w, nil
 }
 
 func selectWebhook(ctx context.Context, q Querier, id webhook.ID, lock string) (*webhook.Webhook, error) {
@@ -115,8 +127,8 @@ func Webhooks(ctx context.Context, q Querier, tenant *string, before webhook.ID,
 }
 
 // UpdateWebhook writes every field of a webhook that its owner may change, the
-// state included, and moves w.UpdatedAt. The caller holds the row's lock
-// (LockWebhook).
+// state included and the credentials not (StoreCredentials), and moves w.UpdatedAt.
+// The caller holds the row's lock (LockWebhook).
 func UpdateWebhook(ctx context.Context, tx pgx.Tx, w *webhook.Webhook) error {
 	err := tx.QueryRow(ctx, `
 		UPDATE fairhook.webhooks
@@ -126,7 +138,7 @@ func UpdateWebhook(ctx context.Context, tx pgx.Tx, w *webhook.Webhook) error {
 		    rate_per_second = $15, burst = $16, weight = $17, updated_at = now()
 		WHERE id = $1
 		RETURNING updated_at`,
-		w.ID, w.URL, w.Description, w.EventTypes, w.State, w.DisabledReason, w.Headers,
+		w.ID, w.URL, w.Description, w.EventTypes, w.State, w.DisabledReason, openHeaders(w),
 		w.TimeoutSeconds, w.MaxInFlight, w.RetrySchedule, w.MaxAgeSeconds,
 		w.AcceptPerSecond, w.MaxBacklog, w.AllowedCIDRs, w.RatePerSecond, w.Burst, w.Weight,
 	).Scan(&w.UpdatedAt)

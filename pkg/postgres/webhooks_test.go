@@ -25,7 +25,7 @@ func insertWebhook(t *testing.T, q postgres.Querier, tenant string) *webhook.Web
 		Description:    "line one\nline two",
 		EventTypes:     []string{"order.*", "user.created"},
 		State:          webhook.StateActive,
-		Headers:        map[string]string{"X-Api-Key": "é\"<>&"},
+		Headers:        map[string]webhook.Secret{"X-Api-Key": webhook.NewSecret("é\"<>&")},
 		TimeoutSeconds: 3,
 		MaxInFlight:    4,
 		RetrySchedule:  []int{},

@@ -50,18 +50,22 @@ const (
 	ReasonGatewayTimeout Reason = "gateway_timeout" // 504
 	ReasonServerError    Reason = "server_error"    // any other 5xx
 
-	ReasonDNS           Reason = "dns"            // the host name did not resolve
-	ReasonConnect       Reason = "connect"        // no TCP connection
-	ReasonTLS           Reason = "tls"            // the handshake failed or the certificate is not trusted
-	ReasonTimeout       Reason = "timeout"        // no answer in time
-	ReasonSlowBody      Reason = "slow_body"      // an answer began in time, and trickled past the deadline
-	ReasonReset         Reason = "reset"          // the connection broke
-	ReasonBadResponse   Reason = "bad_response"   // what came back is not HTTP
-	ReasonTooLarge      Reason = "too_large"      // headers or body over the limit
-	ReasonBlocked       Reason = "blocked"        // the address is private or otherwise refused
-	ReasonBadURL        Reason = "bad_url"        // the URL breaks today's rules
-	ReasonProxy         Reason = "proxy"          // the operator's outbound proxy failed
-	ReasonInternalError Reason = "internal_error" // ours: the request could not be made
+	ReasonDNS         Reason = "dns"          // the host name did not resolve
+	ReasonConnect     Reason = "connect"      // no TCP connection
+	ReasonTLS         Reason = "tls"          // the handshake failed or the certificate is not trusted
+	ReasonTimeout     Reason = "timeout"      // no answer in time
+	ReasonSlowBody    Reason = "slow_body"    // an answer began in time, and trickled past the deadline
+	ReasonReset       Reason = "reset"        // the connection broke
+	ReasonBadResponse Reason = "bad_response" // what came back is not HTTP
+	ReasonTooLarge    Reason = "too_large"    // headers or body over the limit
+	ReasonBlocked     Reason = "blocked"      // the address is private or otherwise refused
+	ReasonBadURL      Reason = "bad_url"      // the URL breaks today's rules
+	ReasonProxy       Reason = "proxy"        // the operator's outbound proxy failed
+	// The next two are about the webhook's token endpoint, which gave no token; the
+	// receiver was not asked.
+	ReasonAuthRejected    Reason = "auth_rejected"    // it refused the client's credentials
+	ReasonAuthUnavailable Reason = "auth_unavailable" // it was not reached, or made no sense
+	ReasonInternalError   Reason = "internal_error"   // ours: the request could not be made
 
 	ReasonWebhookDeleted Reason = "webhook_deleted" // the webhook is gone
 	ReasonCancelled      Reason = "cancelled"       // ended by hand
@@ -78,7 +82,8 @@ func Reasons() []Reason {
 		ReasonDelivered, ReasonRedirect, ReasonGone, ReasonRateLimited, ReasonClientError,
 		ReasonBadGateway, ReasonUnavailable, ReasonGatewayTimeout, ReasonServerError,
 		ReasonDNS, ReasonConnect, ReasonTLS, ReasonTimeout, ReasonSlowBody, ReasonReset,
-		ReasonBadResponse, ReasonTooLarge, ReasonBlocked, ReasonBadURL, ReasonProxy, ReasonInternalError,
+		ReasonBadResponse, ReasonTooLarge, ReasonBlocked, ReasonBadURL, ReasonProxy,
+		ReasonAuthRejected, ReasonAuthUnavailable, ReasonInternalError,
 		ReasonWebhookDeleted, ReasonCancelled, ReasonExpired, ReasonCrashed, ReasonEventMissing,
 		ReasonAcceptLimited, ReasonBacklogFull,
 	}
@@ -120,6 +125,7 @@ type Timings struct {
 	DNS       *int64 `json:"dns_us"`
 	Connect   *int64 `json:"connect_us"`
 	TLS       *int64 `json:"tls_us"`
+	Auth      *int64 `json:"auth_us"`       // waiting for a token, where one had to be asked for
 	FirstByte *int64 `json:"first_byte_us"` // from the request's start to the first byte of the answer
 	Total     *int64 `json:"total_us"`      // from the request's start to the end of the answer
 }

@@ -56,7 +56,7 @@ func NewKeyText() Secret {
 	var random [keyBytes]byte
 	// crypto/rand.Read never fails (Go 1.24 and later crash the program instead).
 	_, _ = rand.Read(random[:])
-	return Secret{keyPrefix + base64.RawURLEncoding.EncodeToString(random[:])}
+	return NewSecret(keyPrefix + base64.RawURLEncoding.EncodeToString(random[:]))
 }
 
 // HashKeyText returns the hash by which the key with this text is found. ok is
@@ -76,7 +76,7 @@ func HashKeyText(text string) (hash KeyHash, ok bool) {
 
 // KeyHint is the beginning of a key's text, for people to tell keys apart: 36 of
 // its 256 random bits.
-func KeyHint(text Secret) string { return text.text[:keyHintLength] }
+func KeyHint(text Secret) string { return text.Reveal()[:keyHintLength] }
 
 // Key is an API key without what makes it one: its text is shown once, when it
 // is made, and not kept.

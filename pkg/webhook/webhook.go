@@ -71,7 +71,7 @@ type Webhook struct {
 	EventTypes     []string          `json:"event_types"`
 	State          State             `json:"status"`
 	DisabledReason *string           `json:"disabled_reason"`
-	Headers        map[string]string `json:"headers"` // sent with every request
+	Headers        map[string]Secret `json:"headers"` // sent with every request
 	TimeoutSeconds int               `json:"timeout_seconds"`
 	MaxInFlight    int               `json:"max_in_flight"`
 	// RatePerSecond limits how many requests a second are made, over all
@@ -94,9 +94,18 @@ type Webhook struct {
 	MaxBacklog int `json:"max_backlog"`
 	// AllowedCIDRs are the networks from which events may be submitted to the
 	// webhook directly; empty: all.
-	AllowedCIDRs []string  `json:"allowed_cidrs"`
-	CreatedAt    time.Time `json:"created_at"`
-	UpdatedAt    time.Time `json:"updated_at"`
+	AllowedCIDRs []string `json:"allowed_cidrs"`
+	// Auth is how requests say who sends them, and TLS what is special about their
+	// connections; nil: nothing.
+	Auth *Auth `json:"auth"`
+	TLS  *TLS  `json:"tls"`
+	// Sealed are Headers, Auth and TLS as they are stored (package identity); nil where
+	// there are none. HeadersSealed says that Headers are in it: those of a webhook that
+	// a release before it wrote are stored in the open until they are sealed too.
+	Sealed        []byte    `json:"-"`
+	HeadersSealed bool      `json:"-"`
+	CreatedAt     time.Time `json:"created_at"`
+	UpdatedAt     time.Time `json:"updated_at"`
 }
 
 // Subscribes reports whether the webhook wants events of this type.
@@ -154,7 +163,10 @@ func (w *Webhook) Check() []FieldError {
 			fault("/headers", fmt.Sprintf("must have names of at most %d bytes", MaxHeaderName))
 			continue
 		}
-		detail := checkHeader(name, value)
+		detail := checkHeader(name, value.Reveal())
+		if detail == "" && w.Auth != nil && strings.EqualFold(name, "Authorization") {
+			detail = "is set by auth, and cannot be chosen beside it"
+		}
 		if detail == "" && spellings[textproto.CanonicalMIMEHeaderKey(name)] > 1 {
 			detail = "is there twice, in different spellings"
 		}
@@ -184,6 +196,12 @@ func (w *Webhook) Check() []FieldError {
 		fault("/accept_per_second", fmt.Sprintf("must be more than 0 and at most %d, or null for no limit", MaxAcceptPerSecond))
 	}
 	faults = append(faults, CheckCIDRs("/allowed_cidrs", w.AllowedCIDRs)...)
+	if w.Auth != nil {
+		faults = append(faults, w.Auth.check("/auth")...)
+	}
+	if w.TLS != nil && !strings.HasPrefix(strings.ToLower(w.URL), "https://") {
+		fault("/tls", "needs a url that begins with https://")
+	}
 	slices.SortStableFunc(faults, func(a, b FieldError) int { return strings.Compare(a.Pointer, b.Pointer) })
 	return faults
 }
@@ -245,6 +263,7 @@ func CheckCIDRs(pointer string, cidrs []string) []FieldError {
 
 // ReservedHeader reports whether a header may not be chosen by a webhook: it is
 // one of ours, frames the message, or is hop-by-hop (RFC 9110, section 7.6.1).
+// Connection is among them, so no other can be made hop-by-hop by naming it there.
 func ReservedHeader(name string) bool {
 	name = textproto.CanonicalMIMEHeaderKey(name)
 	if strings.HasPrefix(name, "Webhook-") || strings.HasPrefix(name, "Fairhook-") || strings.HasPrefix(name, "Proxy-") {
@@ -252,28 +271,9 @@ func ReservedHeader(name string) bool {
 	}
 	switch name {
 	case "Host", "Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Connection",
-		"Keep-Alive", "Te", "Trailer", "Upgrade", "Expect", "User-Agent", "Traceparent", "Tracestate":
+		"Keep-Alive", "Te", "Trailer", "Upgrade", "Http2-Settings", "Expect", "User-Agent", "Traceparent", "Tracestate",
+		"X-Hub-Signature", "X-Hub-Signature-256", "Stripe-Signature": // of other schemes than Standard Webhooks
 		return true
 	}
 	return false
 }
-
-// Secret is one signing secret of a webhook, in the form shown to its owner:
-// "whsec_" and base64 (Standard Webhooks 1.0.0, "Signature scheme"). It prints
-// as "***"; Reveal gives the text.
-type Secret struct{ text string }
-
-// NewSecret wraps a secret's text.
-func NewSecret(text string) Secret { return Secret{text} }
-
-// Reveal is the secret's text.
-func (s Secret) Reveal() string { return s.text }
-
-// String hides the secret, in logs and in %v.
-func (s Secret) String() string { return "***" }
-
-// GoString hides the secret in %#v.
-func (s Secret) GoString() string { return "***" }
-
-// MarshalText hides the secret in encoders; whoever must show it says Reveal.
-func (s Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }

@@ -1,8 +1,10 @@
 package webhook
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -74,7 +76,7 @@ func TestCheckNamesEveryFaultAtOnce(t *testing.T) {
 	w.Tenant = "a\nb"
 	w.Description = "\x00"
 	w.EventTypes = []string{"*", "no good"}
-	w.Headers = map[string]string{"Webhook-Id": "1", "bad name": "x", "X-Ok": "fine", "X-Bad": "a\nb", "Host": "x"}
+	w.Headers = secretly(map[string]string{"Webhook-Id": "1", "bad name": "x", "X-Ok": "fine", "X-Bad": "a\nb", "Host": "x"})
 	w.TimeoutSeconds = 0
 	w.MaxInFlight = MaxMaxInFlight + 1
 	w.RetrySchedule = []int{1, 0, MaxRetrySeconds + 1}
@@ -125,11 +127,11 @@ func TestCheckBoundsItsLists(t *testing.T) {
 		}
 	}
 	w := valid()
-	w.Headers = map[string]string{strings.Repeat("x", MaxHeaderName+1): "v"}
+	w.Headers = secretly(map[string]string{strings.Repeat("x", MaxHeaderName+1): "v"})
 	if faults := w.Check(); len(faults) != 1 || faults[0].Pointer != "/headers" {
 		t.Errorf("faults of a long name %.200v, want one at /headers", faults)
 	}
-	w.Headers = map[string]string{strings.Repeat("x", MaxHeaderName): "v"}
+	w.Headers = secretly(map[string]string{strings.Repeat("x", MaxHeaderName): "v"})
 	if faults := w.Check(); len(faults) != 0 {
 		t.Errorf("the longest name is refused: %v", faults)
 	}
@@ -139,17 +141,25 @@ func TestCheckBoundsItsLists(t *testing.T) {
 	}
 }
 
-func manyHeaders(n int) map[string]string {
-	headers := map[string]string{}
+func manyHeaders(n int) map[string]Secret {
+	headers := map[string]Secret{}
 	for i := range n {
-		headers[fmt.Sprintf("X-%d", i)] = "v"
+		headers[fmt.Sprintf("X-%d", i)] = NewSecret("v")
 	}
 	return headers
 }
 
+func secretly(headers map[string]string) map[string]Secret {
+	secret := map[string]Secret{}
+	for name, value := range headers {
+		secret[name] = NewSecret(value)
+	}
+	return secret
+}
+
 func TestReservedHeadersAreKnownInAnySpelling(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"webhook-id", "WEBHOOK-SIGNATURE", "fairhook-attempt", "content-LENGTH", "Transfer-Encoding", "connection", "proxy-authorization", "te", "User-agent"} {
+	for _, name := range []string{"webhook-id", "WEBHOOK-SIGNATURE", "fairhook-attempt", "content-LENGTH", "Transfer-Encoding", "connection", "proxy-authorization", "te", "User-agent", "http2-settings", "x-hub-signature-256", "stripe-signature"} {
 		if !ReservedHeader(name) {
 			t.Errorf("%s may be chosen", name)
 		}
@@ -205,11 +215,25 @@ func TestReasonsAreDistinctMetricLabels(t *testing.T) {
 func TestSecretNeverPrints(t *testing.T) {
 	t.Parallel()
 	s := NewSecret("whsec_abc")
-	encoded, err := json.Marshal(map[string]any{"s": s, "p": &s})
+	hidden := struct{ s Secret }{s}
+	encoded, err := json.Marshal(map[string]any{"s": s, "p": &s, "m": map[string]Secret{"k": s}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{fmt.Sprint(s), fmt.Sprintf("%v %+v %#v %s %q", s, s, s, s, s), fmt.Sprint(&s), string(encoded)} {
+	var logged strings.Builder
+	slog.New(slog.NewJSONHandler(&logged, nil)).Info("said", "s", s, "h", hidden)
+	slog.New(slog.NewTextHandler(&logged, nil)).Info("said", "s", s, "p", &s, "h", hidden)
+	for _, verb := range "vsqdxXtbcoOUeEfFgGpT" {
+		for _, flags := range []string{"", "+", "#", " ", "010"} {
+			fmt.Fprintf(&logged, "%"+flags+string(verb), s)
+			fmt.Fprintf(&logged, "%"+flags+string(verb), hidden)
+			fmt.Fprintf(&logged, "%"+flags+string(verb), []Secret{s})
+		}
+	}
+	if hexed := hex.EncodeToString([]byte("abc")); strings.Contains(strings.ToLower(logged.String()), hexed) {
+		t.Errorf("printed in hexadecimal: %s", logged.String())
+	}
+	for _, text := range []string{logged.String(), fmt.Sprint(s), fmt.Sprintf("%v %+v %#v %s %q", s, s, s, s, s), fmt.Sprint(&s), string(encoded)} {
 		if strings.Contains(text, "abc") {
 			t.Errorf("printed as %s", text)
 		}

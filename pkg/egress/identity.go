@@ -1,0 +1,88 @@
+package egress
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"syscall"
+)
+
+// TLS is what one receiver's connections have of their own.
+type TLS struct {
+	// Certificate is shown to a receiver that asks for one, whichever authorities it
+	// names: its refusal says more than our silence would. Nil: none is.
+	Certificate *tls.Certificate
+	// RootCAs are the authorities that the receiver's certificate must chain to,
+	// instead of the Guard's. Nil: the Guard's.
+	RootCAs *x509.CertPool
+	// ServerName is whom the receiver's certificate must be for. Empty: the URL's host.
+	ServerName string
+}
+
+// maxOwnIdleConns bounds the unused connections that a client of ClientFor keeps.
+const maxOwnIdleConns = 256
+
+// ClientFor is Client with connections of its own, which are made by the same rules
+// and, but for config, in the same way.
+func (g *Guard) ClientFor(config TLS) *http.Client {
+	transport := g.newTransport(g.cfg)
+	transport.MaxIdleConns = min(transport.MaxIdleConns, maxOwnIdleConns)
+	transport.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+	transport.DialContext = dialPatiently(transport.DialContext)
+	transport.TLSClientConfig.ServerName = config.ServerName
+	if config.RootCAs != nil {
+		transport.TLSClientConfig.RootCAs = config.RootCAs
+	}
+	if config.Certificate != nil {
+		transport.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return config.Certificate, nil
+		}
+	}
+	return g.client(transport)
+}
+
+// patient is a connection whose failing writes wait for what the other side has said.
+//
+// With TLS 1.3 a server judges the client's certificate after the client's handshake
+// is over. Its alert, which says what is wrong, and the end of the connection arrive
+// while the request is being written, and a write that fails first would be all that
+// is heard. So as long as nothing was read since the last write, a write that fails is
+// not reported: reading gives the alert, or else the same end.
+type patient struct {
+	net.Conn
+	written atomic.Bool // and nothing read since
+}
+
+// dialPatiently makes connections that are patient.
+func dialPatiently(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &patient{Conn: conn}, nil
+	}
+}
+
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+func (c *patient) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.written.Store(false)
+	}
+	return n, err
+}
+
+func (c *patient) Write(p []byte) (int, error) {
+	unanswered := c.written.Swap(true)
+	n, err := c.Conn.Write(p)
+	if unanswered && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
+		return len(p), nil
+	}
+	return n, err
+}
