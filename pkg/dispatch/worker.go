@@ -103,7 +103,7 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 		Body:        message.Payload,
 		Number:      number,
 		Timestamp:   started,
-		Keys:        target.Keys,
+		Signer:      target.Signer,
 		Headers:     hook.Headers,
 		Timeout:     time.Duration(hook.TimeoutSeconds) * time.Second,
 		UserAgent:   w.userAgent,

@@ -164,7 +164,7 @@ func TestWebhooks(t *testing.T) {
 		}
 		old, current := webhook.NewID(time.Now()), webhook.NewID(time.Now().Add(time.Second))
 		for id, sealed := range map[webhook.ID]string{old: "old", current: "current"} {
-			if err := postgres.InsertSecret(t.Context(), db, id, w.ID, []byte(sealed)); err != nil {
+			if err := postgres.InsertSecret(t.Context(), db, w.ID, &postgres.Secret{ID: id, Sealed: []byte(sealed)}); err != nil {
 				t.Fatal(err)
 			}
 		}

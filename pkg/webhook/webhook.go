@@ -94,9 +94,13 @@ type Webhook struct {
 	MaxBacklog int `json:"max_backlog"`
 	// AllowedCIDRs are the networks from which events may be submitted to the
 	// webhook directly; empty: all.
-	AllowedCIDRs []string  `json:"allowed_cidrs"`
-	CreatedAt    time.Time `json:"created_at"`
-	UpdatedAt    time.Time `json:"updated_at"`
+	AllowedCIDRs []string `json:"allowed_cidrs"`
+	// Signatures are how its requests are signed. SignatureTemplate goes with
+	// SchemeTemplate, and is nil without it.
+	Signatures        []Scheme           `json:"signatures"`
+	SignatureTemplate *SignatureTemplate `json:"signature_template"`
+	CreatedAt         time.Time          `json:"created_at"`
+	UpdatedAt         time.Time          `json:"updated_at"`
 }
 
 // Subscribes reports whether the webhook wants events of this type.
@@ -184,6 +188,7 @@ func (w *Webhook) Check() []FieldError {
 		fault("/accept_per_second", fmt.Sprintf("must be more than 0 and at most %d, or null for no limit", MaxAcceptPerSecond))
 	}
 	faults = append(faults, CheckCIDRs("/allowed_cidrs", w.AllowedCIDRs)...)
+	faults = append(faults, w.checkSignatures()...)
 	slices.SortStableFunc(faults, func(a, b FieldError) int { return strings.Compare(a.Pointer, b.Pointer) })
 	return faults
 }
@@ -259,8 +264,8 @@ func ReservedHeader(name string) bool {
 }
 
 // Secret is one signing secret of a webhook, in the form shown to its owner:
-// "whsec_" and base64 (Standard Webhooks 1.0.0, "Signature scheme"). It prints
-// as "***"; Reveal gives the text.
+// mostly "whsec_" and base64 (Standard Webhooks 1.0.0, "Signature scheme"), or
+// what it brought along (SecretKind). It prints as "***"; Reveal gives the text.
 type Secret struct{ text string }
 
 // NewSecret wraps a secret's text.
