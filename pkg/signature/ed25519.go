@@ -29,7 +29,12 @@ func NewPrivateKey() webhook.Secret {
 	seed := make([]byte, ed25519.SeedSize)
 	// crypto/rand.Read never fails (Go 1.24 and later crash the program instead).
 	_, _ = rand.Read(seed)
-	return webhook.NewSecret(PrivateKeyPrefix + base64.StdEncoding.EncodeToString(ed25519.NewKeyFromSeed(seed)))
+	return webhook.NewSecret(PrivateKeyText(ed25519.NewKeyFromSeed(seed)))
+}
+
+// PrivateKeyText is how a private key is kept: "whsk_" and base64.
+func PrivateKeyText(key ed25519.PrivateKey) string {
+	return PrivateKeyPrefix + base64.StdEncoding.EncodeToString(key)
 }
 
 var (

@@ -28,7 +28,12 @@ func NewSecret() webhook.Secret {
 	var key [newKeySize]byte
 	// crypto/rand.Read never fails (Go 1.24 and later crash the program instead).
 	_, _ = rand.Read(key[:])
-	return webhook.NewSecret(SecretPrefix + base64.StdEncoding.EncodeToString(key[:]))
+	return SecretText(key[:])
+}
+
+// SecretText is the text that stands for a key: "whsec_" and its base64.
+func SecretText(key []byte) webhook.Secret {
+	return webhook.NewSecret(SecretPrefix + base64.StdEncoding.EncodeToString(key))
 }
 
 // ParseSecret gives the key that a secret's text stands for. "whsec_" may be
