@@ -157,12 +157,12 @@ var foreign = map[string]struct {
 	"POST /v1/webhooks/:id/secrets":              {`{}`, http.StatusNotFound},
 	"DELETE /v1/webhooks/:id/secrets/:secret_id": {``, http.StatusNotFound},
 
-	"POST /v1/keys":                {`{"tenant":"acme","scopes":["read"]}`, http.StatusForbidden},
-	"POST /v1/keys ":               {`{"tenant":null,"scopes":["read"]}`, http.StatusForbidden},
-	"GET /v1/keys":                 {``, http.StatusOK}, // looked into below
-	"GET /v1/keys/:id":             {``, http.StatusNotFound},
-	"DELETE /v1/keys/:id":          {``, http.StatusNotFound},
-	"POST /v1/keys/:id/secrets":    {`{}`, http.StatusNotFound},
+	"POST /v1/keys":             {`{"tenant":"acme","scopes":["read"]}`, http.StatusForbidden},
+	"POST /v1/keys ":            {`{"tenant":null,"scopes":["read"]}`, http.StatusForbidden},
+	"GET /v1/keys":              {``, http.StatusOK}, // looked into below
+	"GET /v1/keys/:id":          {``, http.StatusNotFound},
+	"DELETE /v1/keys/:id":       {``, http.StatusNotFound},
+	"POST /v1/keys/:id/secrets": {`{}`, http.StatusNotFound},
 	// Event types belong to no tenant: all may see them, and none changes them.
 	"GET /v1/event-types":          {``, http.StatusOK},
 	"GET /v1/event-types/:name":    {``, http.StatusOK},

@@ -126,6 +126,27 @@ func (k Key) id() [keyIDSize]byte {
 	return [keyIDSize]byte(h.Sum(nil)[:keyIDSize])
 }
 
+// Keys are the keys that a process is given. The zero value has none yet.
+type Keys struct {
+	current Key
+	old     []Key
+}
+
+// SetCurrent reads the current key (ParseKey).
+func (k *Keys) SetCurrent(text string) (err error) {
+	k.current, err = ParseKey(text)
+	return err
+}
+
+// SetOld reads the earlier keys (ParseOldKeys).
+func (k *Keys) SetOld(text string) (err error) {
+	k.old, err = ParseOldKeys(text)
+	return err
+}
+
+// Box makes a box of the keys.
+func (k *Keys) Box() *Box { return New(k.current, k.old...) }
+
 // PrefixSize is how many bytes at the beginning of a sealed text tell under which
 // key it was sealed.
 const PrefixSize = headerSize
