@@ -25,7 +25,9 @@ func applySignatures(o *strictjson.Object, w *webhook.Webhook) []webhook.FieldEr
 	var faults []webhook.FieldError
 	set(o, name, &w.SignatureTemplate, nil, func(string) *webhook.SignatureTemplate {
 		t := webhook.DefaultSignatureTemplate()
-		faults = parseTemplate(o.Raw(name), &t)
+		if faults = parseTemplate(o.Raw(name), &t); len(faults) > 0 && faults[0].Pointer == "" {
+			return nil // no object, so that there is nothing of it to check
+		}
 		return &t
 	})
 	for i := range faults {
