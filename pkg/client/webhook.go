@@ -45,9 +45,13 @@ type Webhook struct {
 	MaxBacklog int `json:"max_backlog"`
 	// AllowedCIDRs are the networks from which events may be submitted to it
 	// directly; empty: all.
-	AllowedCIDRs []string  `json:"allowed_cidrs"`
-	CreatedAt    time.Time `json:"created_at"`
-	UpdatedAt    time.Time `json:"updated_at"`
+	AllowedCIDRs []string `json:"allowed_cidrs"`
+	// Signatures are how its requests are signed, and SignatureTemplate goes with
+	// SignTemplate.
+	Signatures        []SignatureScheme  `json:"signatures"`
+	SignatureTemplate *SignatureTemplate `json:"signature_template"`
+	CreatedAt         time.Time          `json:"created_at"`
+	UpdatedAt         time.Time          `json:"updated_at"`
 }
 
 // WebhookStatus is whether a webhook receives. A newer Fairhook may have more
@@ -84,15 +88,22 @@ type NewWebhook struct {
 	AcceptPerSecond *float64 `json:"accept_per_second,omitzero"`
 	MaxBacklog      int      `json:"max_backlog,omitzero"`
 	AllowedCIDRs    []string `json:"allowed_cidrs,omitzero"` // default: all
-	// Secret is an existing signing secret ("whsec_...") to bring along, so that
-	// the receiver need not change; empty has Fairhook make one.
-	Secret string `json:"secret,omitzero"`
+	// Signatures: default SignStandard. SignTemplate needs SignatureTemplate.
+	Signatures        []SignatureScheme  `json:"signatures,omitzero"`
+	SignatureTemplate *SignatureTemplate `json:"signature_template,omitzero"`
+	// Secret is an existing signing secret to bring along, "whsec_..." or another
+	// text, so that the receiver need not change; empty has Fairhook make one.
+	// PrivateKey is the same for SignStandardEd25519: "whsk_...".
+	Secret     string `json:"secret,omitzero"`
+	PrivateKey string `json:"private_key,omitzero"`
 }
 
-// CreatedWebhook is a webhook with its signing secret, which its receiver needs.
+// CreatedWebhook is a webhook with its signing secret, which its receiver needs,
+// and with SignStandardEd25519 its public key ("whpk_...").
 type CreatedWebhook struct {
 	Webhook
-	Secret string `json:"secret"`
+	Secret    string `json:"secret"`
+	PublicKey string `json:"public_key"`
 }
 
 // String hides the secret, in logs and in %v.
@@ -118,24 +129,12 @@ type WebhookUpdate struct {
 	AcceptPerSecond *float64          `json:"accept_per_second,omitzero"`
 	MaxBacklog      *int              `json:"max_backlog,omitzero"`
 	AllowedCIDRs    []string          `json:"allowed_cidrs,omitzero"`
+	Signatures      []SignatureScheme `json:"signatures,omitzero"`
+	// SignatureTemplate goes with SignTemplate: who leaves that resets this too.
+	SignatureTemplate *SignatureTemplate `json:"signature_template,omitzero"`
 	// Reset names the fields, as in JSON, to put back to Fairhook's defaults.
 	Reset []string `json:"-"`
 }
-
-// Secret is one signing secret of a webhook. All that have not expired are
-// valid.
-type Secret struct {
-	ID        string     `json:"id"`
-	Secret    string     `json:"secret"`
-	CreatedAt time.Time  `json:"created_at"`
-	ExpiresAt *time.Time `json:"expires_at"`
-}
-
-// String hides the secret, in logs and in %v.
-func (s Secret) String() string { return "secret " + s.ID }
-
-// GoString hides the secret in %#v.
-func (s Secret) GoString() string { return s.String() }
 
 // ListWebhooks says which webhooks to list; the zero value is all of them.
 type ListWebhooks struct {
