@@ -23,9 +23,25 @@ import (
 // signs every request.
 const maxSecrets = 5
 
-// asymmetric tells the two families of secrets apart. One of a family replaces
-// another.
-func asymmetric(kind webhook.SecretKind) bool { return kind == webhook.SecretEd25519 }
+// familyOf is the kind of secrets that a secret of some kind replaces: texts are
+// symmetric secrets too, and what a newer release may have stored is apart.
+func familyOf(kind webhook.SecretKind) webhook.SecretKind {
+	if kind == webhook.SecretText {
+		return webhook.SecretSymmetric
+	}
+	return kind
+}
+
+// usesFamily reports whether a webhook signs with secrets of a family.
+func usesFamily(w *webhook.Webhook, family webhook.SecretKind) bool {
+	switch family {
+	case webhook.SecretEd25519:
+		return w.Uses(webhook.SchemeStandardEd25519)
+	case webhook.SecretSymmetric:
+		return slices.ContainsFunc(w.Signatures, func(s webhook.Scheme) bool { return s != webhook.SchemeStandardEd25519 })
+	}
+	return false
+}
 
 // secret is a signing secret on its way into the database.
 type secret struct {
@@ -35,8 +51,8 @@ type secret struct {
 }
 
 // newSecret makes a secret of a family.
-func newSecret(ed25519 bool) secret {
-	if ed25519 {
+func newSecret(family webhook.SecretKind) secret {
+	if family == webhook.SecretEd25519 {
 		s, _ := givenPrivateKey(signature.NewPrivateKey().Reveal()) // which it reads
 		return s
 	}
@@ -88,9 +104,9 @@ func (a *API) ensureSecrets(ctx context.Context, tx pgx.Tx, w *webhook.Webhook) 
 	if err != nil {
 		return err
 	}
-	for _, family := range []bool{false, true} {
+	for _, family := range []webhook.SecretKind{webhook.SecretSymmetric, webhook.SecretEd25519} {
 		has := slices.ContainsFunc(secrets, func(s postgres.Secret) bool {
-			return asymmetric(s.Kind) == family && s.ExpiresAt == nil
+			return familyOf(s.Kind) == family && s.ExpiresAt == nil
 		})
 		if has || !usesFamily(w, family) {
 			continue
@@ -102,15 +118,9 @@ func (a *API) ensureSecrets(ctx context.Context, tx pgx.Tx, w *webhook.Webhook) 
 	return nil
 }
 
-// usesFamily reports whether a webhook signs with secrets of a family.
-func usesFamily(w *webhook.Webhook, ed25519 bool) bool {
-	return slices.ContainsFunc(w.Signatures, func(s webhook.Scheme) bool {
-		return (s == webhook.SchemeStandardEd25519) == ed25519
-	})
-}
-
 // secretView is how the API shows a signing secret. A private key is not shown:
-// nobody but Fairhook needs it.
+// nobody but Fairhook needs it. Nor is a secret of a kind that only a newer release
+// knows.
 type secretView struct {
 	ID        webhook.ID         `json:"id"`
 	Kind      webhook.SecretKind `json:"kind"`
@@ -122,10 +132,11 @@ type secretView struct {
 
 func viewSecret(s *postgres.Secret, text string) secretView {
 	view := secretView{ID: s.ID, Kind: s.Kind, CreatedAt: s.CreatedAt, ExpiresAt: s.ExpiresAt}
-	if asymmetric(s.Kind) {
+	switch familyOf(s.Kind) {
+	case webhook.SecretEd25519:
 		public := signature.PublicKeyText(s.PublicKey)
 		view.PublicKey = &public
-	} else {
+	case webhook.SecretSymmetric:
 		view.Secret = &text
 	}
 	return view
@@ -197,17 +208,16 @@ func parseRotation(body []byte) (r rotation, err error) {
 	}
 	text := o.String("secret")
 	kind := webhook.SecretKind(o.String("kind"))
-	ed25519 := strings.HasPrefix(text, signature.PrivateKeyPrefix)
-	if o.Has("kind") {
-		if kind != webhook.SecretSymmetric && kind != webhook.SecretEd25519 {
-			fault("/kind", `must be "symmetric" or "ed25519"`)
-		}
-		ed25519 = asymmetric(kind)
+	switch {
+	case o.Has("kind") && kind != webhook.SecretSymmetric && kind != webhook.SecretEd25519:
+		fault("/kind", `must be "symmetric" or "ed25519"`)
+	case !o.Has("kind") && strings.HasPrefix(text, signature.PrivateKeyPrefix):
+		kind = webhook.SecretEd25519
 	}
 	switch r.given = o.Has("secret"); {
 	case !r.given:
-		r.secret = newSecret(ed25519)
-	case ed25519:
+		r.secret = newSecret(kind)
+	case kind == webhook.SecretEd25519:
 		r.secret, err = givenPrivateKey(text)
 	default:
 		r.secret, err = givenSecret(text)
@@ -250,7 +260,7 @@ func (a *API) rotateSecret(c echo.Context) error {
 		if w, err = postgres.LockWebhook(ctx, tx, id); err != nil {
 			return err
 		}
-		if asymmetric(r.secret.kind) && !usesFamily(w, true) {
+		if r.secret.kind == webhook.SecretEd25519 && !w.Uses(webhook.SchemeStandardEd25519) {
 			return webhook.Errorf(webhook.CodeConflict, "The webhook does not sign with a private key: its signatures do not have %q.", webhook.SchemeStandardEd25519)
 		}
 		s := r.secret.spelled(w)
@@ -283,7 +293,7 @@ func (a *API) replace(ctx context.Context, tx pgx.Tx, id webhook.ID, r rotation,
 	}
 	var before []webhook.ID
 	for _, old := range secrets {
-		if asymmetric(old.Kind) != asymmetric(s.kind) {
+		if familyOf(old.Kind) != familyOf(s.kind) {
 			continue
 		}
 		if r.given {
@@ -337,7 +347,7 @@ func (a *API) deleteSecret(c echo.Context) error {
 		switch {
 		case at < 0:
 			return postgres.NoSecret(secretID.String())
-		case secrets[at].ExpiresAt == nil && usesFamily(w, asymmetric(secrets[at].Kind)):
+		case secrets[at].ExpiresAt == nil && usesFamily(w, familyOf(secrets[at].Kind)):
 			return webhook.Errorf(webhook.CodeConflict, "The secret is the current one, which the webhook signs with. Rotate it first.")
 		}
 		return postgres.DeleteSecret(ctx, tx, id, secretID)

@@ -271,6 +271,24 @@ func TestRotateSecret(t *testing.T) {
 	})
 }
 
+// A release after this one may store kinds of secrets that this one does not know:
+// their text is shown to nobody, and they are left alone.
+func TestSecretsOfAnUnknownKind(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	w, path := createSigned(t, b, "")
+	unknown := &postgres.Secret{ID: webhook.NewID(time.Now()), Kind: "rsa", Sealed: b.box.Seal([]byte("a private key"), w.ID.String())}
+	if err := postgres.InsertSecret(t.Context(), b.db, w.ID, unknown); err != nil {
+		t.Fatal(err)
+	}
+	rotate(t, b, http.StatusCreated, path, `{"expire_previous_after_seconds":0}`)
+	all := secretsOf(t, b, path)
+	i := slices.IndexFunc(all, func(s secretFull) bool { return s.ID == unknown.ID })
+	if len(all) != 2 || i < 0 || all[i].Secret != nil || all[i].PublicKey != nil || all[i].Kind != "rsa" || all[i].ExpiresAt != nil {
+		t.Errorf("secrets are %+v", all)
+	}
+}
+
 func texts(all []secretFull) (out []string) {
 	for _, s := range all {
 		out = append(out, s.text(), fmt.Sprint(s.ExpiresAt))

@@ -61,7 +61,7 @@ func (a *API) createWebhook(c echo.Context) error {
 			return err
 		}
 		for _, s := range secrets {
-			if asymmetric(s.kind) {
+			if s.kind == webhook.SecretEd25519 {
 				created.PublicKey = signature.PublicKeyText(s.public)
 			} else {
 				created.Secret = s.text.Reveal()
@@ -94,7 +94,7 @@ func (a *API) newWebhook(body []byte) (*webhook.Webhook, []secret, error) {
 	resetWebhook(w)
 	w.Tenant = o.String("tenant")
 	faults := a.apply(o, w)
-	symmetric := newSecret(false)
+	symmetric := newSecret(webhook.SecretSymmetric)
 	if o.Has("secret") {
 		if symmetric, err = givenSecret(o.String("secret")); err != nil {
 			faults = append(faults, webhook.FieldError{Pointer: "/secret", Detail: err.Error()})
@@ -102,7 +102,7 @@ func (a *API) newWebhook(body []byte) (*webhook.Webhook, []secret, error) {
 	}
 	secrets := []secret{symmetric.spelled(w)}
 	switch {
-	case o.Has("private_key") && !usesFamily(w, true):
+	case o.Has("private_key") && !w.Uses(webhook.SchemeStandardEd25519):
 		faults = append(faults, webhook.FieldError{Pointer: "/private_key", Detail: `is used only with the signature "standard_ed25519"`})
 	case o.Has("private_key"):
 		key, err := givenPrivateKey(o.String("private_key"))
@@ -110,8 +110,8 @@ func (a *API) newWebhook(body []byte) (*webhook.Webhook, []secret, error) {
 			faults = append(faults, webhook.FieldError{Pointer: "/private_key", Detail: err.Error()})
 		}
 		secrets = append(secrets, key)
-	case usesFamily(w, true):
-		secrets = append(secrets, newSecret(true))
+	case w.Uses(webhook.SchemeStandardEd25519):
+		secrets = append(secrets, newSecret(webhook.SecretEd25519))
 	}
 	if faults := settle(o, required(o, faults, "tenant", "url"), w); len(faults) > 0 {
 		return nil, nil, invalidWebhook(faults)

@@ -26,6 +26,9 @@ import (
 // for as long as that takes, and announces each of them to every process.
 const batch = 100
 
+// checkTimeout bounds one Check, which reads tables with a row for each secret.
+const checkTimeout = 30 * time.Second
+
 // A MissingKeyError says that something in the database is sealed under a key that
 // was not given. Its text says what to do, and is for the operator.
 type MissingKeyError struct {
@@ -48,6 +51,8 @@ func (e *MissingKeyError) Error() string {
 // database. The error is a *MissingKeyError if it does not. A database in which
 // nothing is sealed yet accepts any key.
 func Check(ctx context.Context, q postgres.Querier, box *seal.Box) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
 	missing := &MissingKeyError{}
 	for _, column := range postgres.SealedColumns() {
 		counts, err := postgres.SealedPrefixes(ctx, q, column, seal.PrefixSize)
