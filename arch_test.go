@@ -26,7 +26,7 @@ var layers = [][]string{
 	{"pkg/postgres"},
 	{"pkg/daemon", "pkg/job"},
 	{"pkg/seal"},
-	{"pkg/signature"},
+	{"pkg/signature", "pkg/reseal"},
 	{"pkg/egress"},
 	{"pkg/identity"},
 	{"pkg/courier"},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -200,6 +201,45 @@ func TestStatesAreDocumented(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("docs/states.md has rows for\n%v, want\n%v", got, want)
+	}
+}
+
+// docs/signatures.md has a row for each scheme, each kind of secret and each field
+// of a template, and names every word that a template may have.
+func TestSignaturesAreDocumented(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("docs/signatures.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(raw)
+	for _, scheme := range webhook.Schemes() {
+		if !strings.Contains(text, fmt.Sprintf("\n| `%s` |", scheme)) {
+			t.Errorf("the scheme %s has no row", scheme)
+		}
+	}
+	fields := reflect.TypeFor[webhook.SignatureTemplate]()
+	for i := range fields.NumField() {
+		if name := fields.Field(i).Tag.Get("json"); !strings.Contains(text, fmt.Sprintf("\n| `%s` |", name)) {
+			t.Errorf("the field %s of a template has no row", name)
+		}
+	}
+	for _, kind := range []webhook.SecretKind{webhook.SecretSymmetric, webhook.SecretText} {
+		if !strings.Contains(text, fmt.Sprintf(" | `%s` | ", kind)) {
+			t.Errorf("the kind of secrets %s has no row", kind)
+		}
+	}
+	var words []string
+	for _, algorithm := range webhook.Algorithms() {
+		words = append(words, string(algorithm))
+	}
+	for _, encoding := range webhook.Encodings() {
+		words = append(words, string(encoding))
+	}
+	for _, word := range words {
+		if !strings.Contains(text, "`"+word+"`") {
+			t.Errorf("the word %s is not explained", word)
+		}
 	}
 }
 

@@ -877,6 +877,8 @@ CREATE TABLE fairhook.webhook_secrets (
     sealed bytea NOT NULL,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
     expires_at timestamp with time zone,
+    kind text NOT NULL DEFAULT 'symmetric'::text,
+    public_key bytea,
     CONSTRAINT webhook_secrets_pkey PRIMARY KEY (id),
     CONSTRAINT webhook_secrets_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES fairhook.webhooks(id) ON DELETE CASCADE
 );
@@ -904,6 +906,8 @@ CREATE TABLE fairhook.webhooks (
     rate_per_second double precision,
     burst integer,
     weight smallint NOT NULL DEFAULT 1,
+    signatures text[] NOT NULL DEFAULT '{standard}'::text[],
+    signature_template jsonb,
     CONSTRAINT webhooks_pkey PRIMARY KEY (id),
     CONSTRAINT webhooks_status_check CHECK ((status = ANY (ARRAY['active'::text, 'paused'::text, 'disabled'::text])))
 );

@@ -19,6 +19,7 @@ import (
 	"github.com/fairhook/fairhook/pkg/dispatch"
 	"github.com/fairhook/fairhook/pkg/egress"
 	"github.com/fairhook/fairhook/pkg/limit"
+	"github.com/fairhook/fairhook/pkg/reseal"
 	"github.com/fairhook/fairhook/pkg/seal"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
@@ -32,8 +33,6 @@ type config struct {
 	daemon.Common
 	// Listen is where health and metrics are served.
 	Listen string
-	// EncryptionKey opens the webhooks' secrets.
-	EncryptionKey daemon.SecretString
 	// AllowPrivate are private networks that webhooks may reach.
 	AllowPrivate []netip.Prefix
 	// RequireHTTPS refuses to send to http URLs.
@@ -54,7 +53,7 @@ type config struct {
 	// Retention is how long events and attempts are kept; 0: for ever.
 	Retention time.Duration
 
-	key   seal.Key
+	keys  seal.Keys     // that seal and open secrets
 	proxy *egress.Proxy // of EgressProxy
 }
 
@@ -96,14 +95,10 @@ func newCommand() *cobra.Command {
 
 func (c *config) register(s *daemon.Settings) {
 	c.Register(s)
-	s.Required("database-url", "encryption-key")
+	s.Required("database-url")
 	s.String(&c.Listen, "listen", ":8081", "address to serve health and metrics on")
 	s.Check("listen", daemon.CheckListen(&c.Listen))
-	s.Secret(&c.EncryptionKey, "encryption-key", "base64 of the 32 bytes that seal secrets at rest, the same for all processes; make one with: openssl rand -base64 32")
-	s.Check("encryption-key", func() (err error) {
-		c.key, err = seal.ParseKey(c.EncryptionKey.Reveal())
-		return err
-	})
+	daemon.EncryptionKeys(s, c.keys.SetCurrent, c.keys.SetOld)
 	s.Prefixes(&c.AllowPrivate, "allow-private-targets", nil, "private networks that webhooks may reach, such as 10.1.0.0/16")
 	s.Bool(&c.RequireHTTPS, "require-https", false, "refuse to send to http URLs")
 	s.Secret(&c.EgressProxy, "egress-proxy", "proxy that requests to webhooks go out through: http://, https:// (both by CONNECT) or socks5://, with user:password@ if it asks for them; names are resolved and judged here, and it is asked for the address")
@@ -204,13 +199,16 @@ func run(ctx context.Context, cfg config) error {
 			NoBreaker:  cfg.BreakerFailures == 0,
 			Retention:  cfg.Retention,
 			Guard:      guard,
-			Box:        seal.New(cfg.key),
+			Box:        cfg.keys.Box(),
 			Logger:     logger,
 			Registerer: registry,
 		})
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil // told to stop before it had begun
+			}
+			if missing := (*reseal.MissingKeyError)(nil); errors.As(err, &missing) {
+				return daemon.WrongKeyError(missing)
 			}
 			return err
 		}

@@ -532,7 +532,7 @@ func TestDevOnAnExistingDatabase(t *testing.T) {
 	if code := second.exitCode(); code != 1 {
 		t.Errorf("exit code %d", code)
 	}
-	if text := second.stderr.String(); !strings.Contains(text, webhook.ID) || !strings.Contains(text, "--encryption-key") {
+	if text := second.stderr.String(); !strings.Contains(text, "cannot be opened") || !strings.Contains(text, "--encryption-key") {
 		t.Errorf("stderr: %s", text)
 	}
 

@@ -313,8 +313,8 @@ func childEnviron(inherited []string, ours map[string]string, private bool) []st
 }
 
 // adopt looks at what a database that is not new already holds: demo webhooks of
-// runs that could not remove theirs, and webhooks whose secrets a new key cannot
-// open.
+// runs that could not remove theirs. That secrets in it open with the key has been
+// ingest's to check.
 func (d *dev) adopt(ctx context.Context, c *client.Client, keyMade bool) error {
 	if !d.cfg.DatabaseURL.IsSet() && d.cfg.DataDir == "" {
 		return nil
@@ -322,17 +322,8 @@ func (d *dev) adopt(ctx context.Context, c *client.Client, keyMade bool) error {
 	if err := removeDemoWebhooks(ctx, c); err != nil {
 		return err
 	}
-	if keyMade {
-		for webhook, err := range c.Webhooks().List(ctx, client.ListWebhooks{PageSize: 1}) {
-			if err != nil {
-				return fmt.Errorf("look for webhooks in the database: %w", err)
-			}
-			return fmt.Errorf("the database already has webhooks, such as %s, and their secrets are sealed with a key that was not given: "+
-				"give it with --encryption-key (FAIRHOOK_ENCRYPTION_KEY), or use another database", webhook.ID)
-		}
-		if d.cfg.DataDir == "" {
-			d.out.note("to use this database again: FAIRHOOK_ENCRYPTION_KEY=" + d.cfg.EncryptionKey.Reveal())
-		}
+	if keyMade && d.cfg.DataDir == "" {
+		d.out.note("to use this database again: FAIRHOOK_ENCRYPTION_KEY=" + d.cfg.EncryptionKey.Reveal())
 	}
 	d.onStop("demo webhook", func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)

@@ -30,6 +30,7 @@ import (
 	"github.com/fairhook/fairhook/pkg/intake"
 	"github.com/fairhook/fairhook/pkg/limit"
 	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/reseal"
 	"github.com/fairhook/fairhook/pkg/seal"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
@@ -51,8 +52,6 @@ type config struct {
 	daemon.Common
 	// Listen is where the API, health and metrics are served.
 	Listen string
-	// EncryptionKey seals and opens the webhooks' secrets.
-	EncryptionKey daemon.SecretString
 	// BootstrapKey is the API key that may do everything.
 	BootstrapKey daemon.SecretString
 	// TrustedProxies are the proxies whose X-Forwarded-For is believed.
@@ -90,7 +89,7 @@ type config struct {
 	// and ShutdownTimeout how long stopping may take in all.
 	ShutdownDelay, ShutdownTimeout time.Duration
 
-	key seal.Key
+	keys seal.Keys // that seal and open secrets
 }
 
 const about = `The REST API: accepts events, manages webhooks, answers queries. It keeps no state
@@ -123,14 +122,10 @@ func newCommand() *cobra.Command {
 
 func (c *config) register(s *daemon.Settings) {
 	c.Register(s)
-	s.Required("database-url", "encryption-key")
+	s.Required("database-url")
 	s.String(&c.Listen, "listen", ":8080", "address to serve the API, health and metrics on")
 	s.Check("listen", daemon.CheckListen(&c.Listen))
-	s.Secret(&c.EncryptionKey, "encryption-key", "base64 of the 32 bytes that seal secrets at rest, the same for all processes; make one with: openssl rand -base64 32")
-	s.Check("encryption-key", func() (err error) {
-		c.key, err = seal.ParseKey(c.EncryptionKey.Reveal())
-		return err
-	})
+	daemon.EncryptionKeys(s, c.keys.SetCurrent, c.keys.SetOld)
 	s.Secret(&c.BootstrapKey, "bootstrap-key", "an API key that may do everything, for first use; without it only keys in the database are accepted")
 	s.Prefixes(&c.TrustedProxies, "trusted-proxies", nil, "networks of the proxies in front, whose X-Forwarded-For is believed; without any, clients are who they connect as")
 	s.Prefixes(&c.AllowPrivate, "allow-private-targets", nil, "private networks that webhooks may reach, such as 10.1.0.0/16")
@@ -233,6 +228,7 @@ func run(ctx context.Context, cfg config, logs io.Writer) error {
 
 	registry.MustRegister(postgres.PoolStats("intake", commitPool), postgres.PoolStats("ingest", pool))
 
+	box := cfg.keys.Box()
 	// The rest waits for the database; probes are answered meanwhile, and
 	// everything else is told to come again.
 	var buffer atomic.Pointer[intake.Intake]
@@ -253,14 +249,14 @@ func run(ctx context.Context, cfg config, logs io.Writer) error {
 	stages.Add("memory", daemon.TuneGC(os.LookupEnv, spareMemory))
 	stages.Add("log level", daemon.TuneLog(logger, level))
 	stages.Add("ingest", func(ctx context.Context) error {
-		if err := prepare(ctx, pool, logger); err != nil {
+		if err := prepare(ctx, pool, box, logger); err != nil {
 			if ctx.Err() != nil {
 				return nil // told to stop before it had begun
 			}
 			return err
 		}
 		return serve(ctx, cfg, parts{
-			pool: pool, commitPool: commitPool, listen: listen, guard: guard, health: health, front: front, buffer: &buffer, beat: beat,
+			pool: pool, commitPool: commitPool, box: box, listen: listen, guard: guard, health: health, front: front, buffer: &buffer, beat: beat,
 			address: listener.Addr().String(),
 			logger:  logger, registry: registry,
 		})
@@ -275,10 +271,16 @@ func run(ctx context.Context, cfg config, logs io.Writer) error {
 	return stages.Run(ctx)
 }
 
-// prepare waits for the database and makes sure that there is somewhere to store
-// events.
-func prepare(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error {
+// prepare waits for the database, and makes sure that its secrets can be opened and
+// that there is somewhere to store events.
+func prepare(ctx context.Context, pool *pgxpool.Pool, box *seal.Box, logger *slog.Logger) error {
 	if err := postgres.Await(ctx, pool, logger); err != nil {
+		return err
+	}
+	var missing *reseal.MissingKeyError
+	if err := reseal.Check(ctx, pool, box); errors.As(err, &missing) {
+		return daemon.WrongKeyError(missing)
+	} else if err != nil {
 		return err
 	}
 	_, err := postgres.EnsurePartitions(ctx, pool, 1)
@@ -289,6 +291,7 @@ func prepare(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error
 type parts struct {
 	pool, commitPool *pgxpool.Pool
 
+	box      *seal.Box
 	listen   *pgx.ConnConfig
 	guard    *egress.Guard
 	health   *daemon.Health
@@ -308,7 +311,7 @@ func serve(ctx context.Context, cfg config, p parts) error {
 		return err
 	}
 
-	box := seal.New(cfg.key)
+	box := p.box
 	cat := catalog.New(catalog.Config{Pool: pool, Listen: p.listen, KeyBox: box, Logger: logger, Registerer: registry})
 	keyUse := ingest.NewKeyUse(pool, clock, logger)
 	buffer := intake.New(intake.Config{

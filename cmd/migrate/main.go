@@ -1,6 +1,6 @@
 // Command migrate brings the database's schema up to what this build needs, and
 // down again. It is the only thing that changes the schema: run it in CI and
-// before a rollout.
+// before a rollout. It also seals secrets anew when the encryption key is replaced.
 package main
 
 import (
@@ -50,6 +50,12 @@ that is in use is given back to its users after 3 s and tried again until
 everything, River's part and the schema included; what is not Fairhook's is left
 alone, and the schema with it. Services must not be running.`
 
+	aboutReseal = `Seals every secret in the database anew under --encryption-key, those that are
+sealed under one of --old-encryption-keys included, and says how many it did.
+Afterwards nothing needs the old keys. Run it when all services have the new key.
+They need not stop, and a run that was broken off is simply run again.
+docs/encryption-keys.md has the whole procedure.`
+
 	aboutStatus   = `Lists every step this build knows, and whether the database has it. Changes nothing.`
 	aboutValidate = `Exits with 1 if a step is missing or the schema is too new for this build's
 services, and says so. Changes nothing.`
@@ -95,6 +101,7 @@ func newCommand() *cobra.Command {
 		return cmd
 	}
 
+	root.AddCommand(newReseal(settings, &cfg))
 	add("up", "Apply every missing step", aboutUp, up)
 	add("status", "List the steps", aboutStatus, status)
 	add("validate", "Fail if a step is missing", aboutValidate, validate)

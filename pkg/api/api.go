@@ -30,19 +30,22 @@ import (
 // database away the answer is then there within a second.
 const acquireTimeout = 900 * time.Millisecond
 
-// Config is what an API needs. All fields are required but where said
-// otherwise.
+// Config is what an API needs. All fields are required but where a default is
+// named.
 type Config struct {
 	Pool  *pgxpool.Pool
 	Clock *postgres.Clock // for the ids of webhooks and secrets
 	Box   *seal.Box       // seals secrets, bound to their webhook's id
 	Guard *egress.Guard   // knows which URLs are allowed
 	// Catalog is told of each change, so that a submit that follows it through
-	// this process goes by it. nil: there is nobody to tell.
+	// this process goes by it. It also answers for public keys.
 	Catalog *catalog.Catalog
 	// MaxBodyBytes is the largest request body; 0 means DefaultMaxBodyBytes.
 	MaxBodyBytes int64
 }
+
+// PublicKeysRoute is the one route here that anyone may call.
+const PublicKeysRoute = "/v1/webhooks/:id/public-keys"
 
 // API holds the routes' dependencies. It is safe for concurrent use.
 type API struct {
@@ -80,6 +83,9 @@ func (a *API) Register(e *echo.Echo) {
 	e.POST("/v1/webhooks/:id/pause", a.pauseWebhook, a.ownWebhook)
 	e.POST("/v1/webhooks/:id/resume", a.resumeWebhook, a.ownWebhook)
 	e.GET("/v1/webhooks/:id/secrets", a.listSecrets, a.ownWebhook)
+	e.POST("/v1/webhooks/:id/secrets", a.rotateSecret, a.ownWebhook)
+	e.DELETE("/v1/webhooks/:id/secrets/:secret_id", a.deleteSecret, a.ownWebhook)
+	e.GET(PublicKeysRoute, a.publicKeys) // for anyone
 
 	e.PUT("/v1/event-types/:name", a.putEventType)
 	e.GET("/v1/event-types", a.listEventTypes)
@@ -123,11 +129,7 @@ func (a *API) inSnapshot(ctx context.Context, f func(tx pgx.Tx) error) error {
 }
 
 // changed says that a change of a webhook has been committed.
-func (a *API) changed(w *webhook.Webhook) {
-	if a.catalog != nil {
-		a.catalog.Invalidate(w.ID, w.Tenant)
-	}
-}
+func (a *API) changed(w *webhook.Webhook) { a.catalog.Invalidate(w.ID, w.Tenant) }
 
 // WriteJSON answers with a value as JSON. Characters that only HTML minds, such
 // as the & of a URL, are not escaped. The error is about the value: a client

@@ -15,6 +15,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/fairhook/fairhook/pkg/api"
+	"github.com/fairhook/fairhook/pkg/catalog"
 	"github.com/fairhook/fairhook/pkg/egress"
 	"github.com/fairhook/fairhook/pkg/openapi/openapitest"
 	"github.com/fairhook/fairhook/pkg/postgres"
@@ -55,7 +56,9 @@ func setup(t *testing.T) *testBundle {
 	b.echo.HTTPErrorHandler = func(err error, c echo.Context) {
 		*c.Request().Context().Value(errorKey{}).(*error) = err
 	}
-	api.New(api.Config{Pool: b.db, Clock: clock, Box: b.box, Guard: guard, MaxBodyBytes: 10_000}).Register(b.echo)
+	api.New(api.Config{
+		Pool: b.db, Clock: clock, Box: b.box, Guard: guard, MaxBodyBytes: 10_000, Catalog: catalog.New(catalog.Config{Pool: b.db}),
+	}).Register(b.echo)
 	return b
 }
 

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// defaultOverlap and maxOverlap are how long, in seconds, an API key's earlier
-	// signing secrets stay valid beside a new one.
+	// defaultOverlap and maxOverlap are how long, in seconds, earlier secrets of an
+	// API key or a webhook stay valid beside a new one.
 	defaultOverlap = 24 * 60 * 60
 	maxOverlap     = 30 * 24 * 60 * 60
 	// maxKeySecrets is how many signing secrets an API key has at once: every
@@ -236,30 +236,43 @@ func (a *API) rotateKeySecret(c echo.Context) error {
 	return WriteJSON(c, http.StatusCreated, answer)
 }
 
-// parseOverlap reads the body of a rotation.
+// parseOverlap reads the body of a rotation of an API key's secret.
 func parseOverlap(body []byte) (time.Duration, error) {
-	const field = "expire_previous_after_seconds"
-	o, err := strictjson.Parse(body, "", field)
+	o, err := strictjson.Parse(body, "", overlapField)
 	if err != nil {
 		return 0, err
 	}
+	overlap, faults := readOverlap(o, nil)
+	return overlap, invalidRotation(o, faults)
+}
+
+// overlapField says how long the secrets before a new one stay valid.
+const overlapField = "expire_previous_after_seconds"
+
+// readOverlap reads overlapField, and adds what is wrong with it to faults.
+func readOverlap(o *strictjson.Object, faults []webhook.FieldError) (time.Duration, []webhook.FieldError) {
 	seconds := defaultOverlap
-	if o.Has(field) {
-		seconds = o.Int(field)
+	if o.Has(overlapField) {
+		seconds = o.Int(overlapField)
 	}
-	faults := slices.Clone(o.Faults())
-	if len(faults) == 0 && (seconds < 0 || seconds > maxOverlap) {
-		faults = append(faults, webhook.FieldError{Pointer: "/" + field, Detail: fmt.Sprintf("must be between 0 and %d", maxOverlap)})
+	if seconds < 0 || seconds > maxOverlap {
+		faults = append(faults, webhook.FieldError{Pointer: "/" + overlapField, Detail: fmt.Sprintf("must be between 0 and %d", maxOverlap)})
 	}
-	if len(faults) > 0 {
-		return 0, &webhook.Error{Code: webhook.CodeInvalid, Message: "The rotation breaks rules.", Fields: faults}
+	return time.Duration(seconds) * time.Second, faults
+}
+
+// invalidRotation is the error for what is wrong with a rotation's body, one fault
+// per field; nil if nothing is.
+func invalidRotation(o *strictjson.Object, faults []webhook.FieldError) error {
+	// A field of the wrong type has been read as its zero value.
+	all := slices.Concat(o.Faults(), faults)
+	if len(all) == 0 {
+		return nil
 	}
-	return time.Duration(seconds) * time.Second, nil
+	slices.SortStableFunc(all, compareFaults)
+	all = slices.CompactFunc(all, func(a, b webhook.FieldError) bool { return a.Pointer == b.Pointer })
+	return &webhook.Error{Code: webhook.CodeInvalid, Message: "The rotation breaks rules.", Fields: all}
 }
 
 // keyChanged says that a change of an API key has been committed.
-func (a *API) keyChanged(hash webhook.KeyHash) {
-	if a.catalog != nil {
-		a.catalog.InvalidateKey(hash)
-	}
-}
+func (a *API) keyChanged(hash webhook.KeyHash) { a.catalog.InvalidateKey(hash) }

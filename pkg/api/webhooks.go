@@ -1,14 +1,10 @@
 package api
 
 import (
-	"context"
-	"encoding/base64"
-	"fmt"
 	"net/http"
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -30,17 +26,18 @@ var (
 	chosenFields = []string{
 		"tenant", "url", "description", "event_types", "status", "headers", "timeout_seconds",
 		"max_in_flight", "rate_per_second", "burst", "weight", "retry_schedule_seconds", "max_age_seconds", "accept_per_second", "max_backlog",
-		"allowed_cidrs", "secret", "auth", "tls",
+		"allowed_cidrs", "signatures", "signature_template", "secret", "private_key", "auth", "tls",
 	}
 	setByFairhook = []string{"id", "disabled_reason", "created_at", "updated_at"}
 	webhookFields = slices.Concat(chosenFields, setByFairhook)
 )
 
 // createdWebhook is what creation answers: the one time that the secret comes
-// with the webhook.
+// with the webhook, and its public key if it has one.
 type createdWebhook struct {
 	*webhook.Webhook
-	Secret string `json:"secret"`
+	Secret    string `json:"secret"`
+	PublicKey string `json:"public_key,omitempty"`
 }
 
 func (a *API) createWebhook(c echo.Context) error {
@@ -51,15 +48,14 @@ func (a *API) createWebhook(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	w, secret, err := a.newWebhook(body)
+	w, secrets, err := a.newWebhook(body)
 	if err != nil {
 		return err
 	}
 	if p := PrincipalOf(c); !p.Covers(w.Tenant) {
 		return webhook.Errorf(webhook.CodeForbidden, "The API key is for one tenant, and makes webhooks for that tenant alone.")
 	}
-	secretID := webhook.NewID(a.clock.Now())
-	sealed := a.box.Seal([]byte(secret.Reveal()), sealContext(w.ID))
+	created := createdWebhook{Webhook: w}
 	ctx := c.Request().Context()
 	err = a.inTx(ctx, func(tx pgx.Tx) error {
 		if err := a.sealCredentials(ctx, tx, w); err != nil {
@@ -71,7 +67,17 @@ func (a *API) createWebhook(c echo.Context) error {
 		if err := postgres.StoreCredentials(ctx, tx, w); err != nil {
 			return err
 		}
-		return postgres.InsertSecret(ctx, tx, secretID, w.ID, sealed)
+		for _, s := range secrets {
+			if s.kind == webhook.SecretEd25519 {
+				created.PublicKey = signature.PublicKeyText(s.public)
+			} else {
+				created.Secret = s.text.Reveal()
+			}
+			if _, err := a.insertSecret(ctx, tx, w.ID, s); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return err
@@ -80,34 +86,44 @@ func (a *API) createWebhook(c echo.Context) error {
 	header := c.Response().Header()
 	header.Set(echo.HeaderLocation, "/v1/webhooks/"+w.ID.String())
 	noStore(c)
-	return WriteJSON(c, http.StatusCreated, createdWebhook{w, secret.Reveal()})
+	return WriteJSON(c, http.StatusCreated, created)
 }
 
-// newWebhook makes a webhook and its secret of a creation's body. The error is a
-// *webhook.Error that lists all that is wrong.
-func (a *API) newWebhook(body []byte) (*webhook.Webhook, webhook.Secret, error) {
+// newWebhook makes a webhook and its secrets of a creation's body: a symmetric
+// one, which it may come to need, and a private key if it signs with one. The error
+// is a *webhook.Error that lists all that is wrong.
+func (a *API) newWebhook(body []byte) (*webhook.Webhook, []secret, error) {
 	o, err := strictjson.Parse(body, "", webhookFields...)
 	if err != nil {
-		return nil, webhook.Secret{}, err
+		return nil, nil, err
 	}
 	w := &webhook.Webhook{ID: webhook.NewID(a.clock.Now())}
 	resetWebhook(w)
 	w.Tenant = o.String("tenant")
 	faults := a.apply(o, w)
-	secret := signature.NewSecret()
+	symmetric := newSecret(webhook.SecretSymmetric)
 	if o.Has("secret") {
-		text := o.String("secret")
-		key, err := signature.ParseSecret(text)
-		if err != nil {
+		if symmetric, err = givenSecret(o.String("secret")); err != nil {
 			faults = append(faults, webhook.FieldError{Pointer: "/secret", Detail: err.Error()})
 		}
-		// One spelling for all, whichever its last home used.
-		secret = webhook.NewSecret(signature.SecretPrefix + base64.StdEncoding.EncodeToString(key))
+	}
+	secrets := []secret{symmetric.spelled(w)}
+	switch {
+	case o.Has("private_key") && !w.Uses(webhook.SchemeStandardEd25519):
+		faults = append(faults, webhook.FieldError{Pointer: "/private_key", Detail: `is used only with the signature "standard_ed25519"`})
+	case o.Has("private_key"):
+		key, err := givenPrivateKey(o.String("private_key"))
+		if err != nil {
+			faults = append(faults, webhook.FieldError{Pointer: "/private_key", Detail: err.Error()})
+		}
+		secrets = append(secrets, key)
+	case w.Uses(webhook.SchemeStandardEd25519):
+		secrets = append(secrets, newSecret(webhook.SecretEd25519))
 	}
 	if faults := settle(o, required(o, faults, "tenant", "url"), w); len(faults) > 0 {
-		return nil, webhook.Secret{}, invalidWebhook(faults)
+		return nil, nil, invalidWebhook(faults)
 	}
-	return w, secret, nil
+	return w, secrets, nil
 }
 
 // resetWebhook sets every field that has a default to it.
@@ -125,10 +141,11 @@ func resetWebhook(w *webhook.Webhook) {
 	w.AcceptPerSecond = nil
 	w.MaxBacklog = webhook.DefaultMaxBacklog
 	w.AllowedCIDRs = []string{}
+	w.Signatures, w.SignatureTemplate = []webhook.Scheme{webhook.SchemeStandard}, nil
 }
 
 // apply writes the given fields into w: null means the default. The tenant and
-// the secret are left to the caller. It returns faults that neither o nor
+// the secrets are left to the caller. It returns faults that neither o nor
 // w.Check knows of.
 func (a *API) apply(o *strictjson.Object, w *webhook.Webhook) []webhook.FieldError {
 	var faults []webhook.FieldError
@@ -147,6 +164,7 @@ func (a *API) apply(o *strictjson.Object, w *webhook.Webhook) []webhook.FieldErr
 	set(o, "accept_per_second", &w.AcceptPerSecond, defaults.AcceptPerSecond, o.Float)
 	set(o, "max_backlog", &w.MaxBacklog, defaults.MaxBacklog, o.Int)
 	set(o, "allowed_cidrs", &w.AllowedCIDRs, defaults.AllowedCIDRs, o.Strings)
+	faults = append(faults, applySignatures(o, w)...)
 
 	if o.Given("status") {
 		state := webhook.StateActive
@@ -306,7 +324,10 @@ func (a *API) updateWebhook(c echo.Context) error {
 		if err := a.change(o, w); err != nil || reflect.DeepEqual(before, *w) {
 			return err
 		}
-		return a.storeChange(ctx, tx, &before, w)
+		if err := a.storeChange(ctx, tx, &before, w); err != nil || slices.Equal(before.Signatures, w.Signatures) {
+			return err
+		}
+		return a.ensureSecrets(ctx, tx, w)
 	})
 	if err != nil {
 		return err
@@ -322,8 +343,10 @@ func (a *API) change(o *strictjson.Object, w *webhook.Webhook) error {
 	if o.Given("tenant") && (!o.Has("tenant") || o.String("tenant") != w.Tenant) {
 		faults = append(faults, webhook.FieldError{Pointer: "/tenant", Detail: "cannot be changed"})
 	}
-	if o.Given("secret") {
-		faults = append(faults, webhook.FieldError{Pointer: "/secret", Detail: "cannot be changed like this"})
+	for _, name := range []string{"secret", "private_key"} {
+		if o.Given(name) {
+			faults = append(faults, webhook.FieldError{Pointer: "/" + name, Detail: "cannot be changed like this: rotate it with POST .../secrets"})
+		}
 	}
 	if o.Given("url") {
 		faults = required(o, faults, "url")
@@ -354,56 +377,3 @@ func (a *API) deleteWebhook(c echo.Context) error {
 	a.changed(w)
 	return c.NoContent(http.StatusNoContent)
 }
-
-// secretView is how the API shows a signing secret.
-type secretView struct {
-	ID        webhook.ID `json:"id"`
-	Secret    string     `json:"secret"`
-	CreatedAt time.Time  `json:"created_at"`
-	ExpiresAt *time.Time `json:"expires_at"`
-}
-
-func (a *API) listSecrets(c echo.Context) error {
-	id, err := pathID(c, postgres.NoWebhook)
-	if err != nil {
-		return err
-	}
-	if _, err := Query(c); err != nil {
-		return err
-	}
-	views, err := a.secrets(c.Request().Context(), id)
-	if err != nil {
-		return err
-	}
-	noStore(c)
-	return WriteJSON(c, http.StatusOK, struct {
-		Data []secretView `json:"data"`
-	}{views})
-}
-
-func (a *API) secrets(ctx context.Context, id webhook.ID) ([]secretView, error) {
-	var secrets []postgres.Secret
-	err := a.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
-		secrets, err = postgres.Secrets(ctx, conn, id)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	views := make([]secretView, 0, len(secrets))
-	for _, s := range secrets {
-		text, err := a.box.Open(s.Sealed, sealContext(id))
-		if err != nil {
-			return nil, fmt.Errorf("open secret %s of webhook %s: %w", s.ID, id, err)
-		}
-		views = append(views, secretView{s.ID, string(text), s.CreatedAt, s.ExpiresAt})
-	}
-	return views, nil
-}
-
-// sealContext binds a sealed secret to its webhook: moved to another one's row
-// it does not open.
-func sealContext(webhookID webhook.ID) string { return webhookID.String() }
-
-// noStore keeps secrets out of caches (RFC 9111, section 5.2.2.5).
-func noStore(c echo.Context) { c.Response().Header().Set(echo.HeaderCacheControl, "no-store") }

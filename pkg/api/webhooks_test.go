@@ -214,7 +214,7 @@ func TestUpdateWebhook(t *testing.T) {
 		want := []string{
 			"/disabled_reason: is set by Fairhook and cannot be chosen",
 			"/id: is set by Fairhook and cannot be chosen",
-			"/secret: cannot be changed like this",
+			"/secret: cannot be changed like this: rotate it with POST .../secrets",
 			`/status: must be "active" or "paused"`,
 			"/tenant: cannot be changed",
 			"/updated_at: is set by Fairhook and cannot be chosen",

@@ -1,6 +1,7 @@
 // Package catalog answers questions about webhooks' configuration from memory:
-// what a webhook looks like, which webhooks of a tenant want an event, what has
-// been declared of an event type, and what an API key may do.
+// what a webhook looks like and which public keys it has, which webhooks of a
+// tenant want an event, what has been declared of an event type, and what an API
+// key may do.
 //
 // What it answers is loaded on demand and kept until Postgres says that it
 // changed (LISTEN/NOTIFY), so an answer is old by the time a notification takes,
@@ -59,7 +60,8 @@ type Config struct {
 	// Listen connects for LISTEN. It must lead to Postgres itself, not through a
 	// pooler in transaction mode. nil: as the pool does.
 	Listen *pgx.ConnConfig
-	// Box opens webhooks' secrets and credentials. nil: entries have neither.
+	// Box opens webhooks' secrets and credentials. nil: entries have no Signer, and no
+	// credentials.
 	Box *seal.Box
 	// KeyBox opens the signing secrets of API keys. nil: a key that requires
 	// signatures cannot be used.
@@ -82,9 +84,9 @@ type Entry struct {
 	// Webhook has its credentials opened, unless there is no Config.Box: then Auth and
 	// TLS are nil, and Headers those that are stored in the open.
 	Webhook webhook.Webhook
-	// Keys are the raw signing keys of the secrets that have not expired, newest
-	// first; nil without Config.Box.
-	Keys [][]byte
+	// Signer signs the webhook's requests with all of its secrets that have not
+	// expired; nil without Config.Box.
+	Signer *signature.Signer
 	// AllowedFrom is Webhook.AllowedCIDRs, parsed.
 	AllowedFrom []netip.Prefix
 }
@@ -122,6 +124,8 @@ type Catalog struct {
 	subscribers *table[string, *subscriptions]
 	keys        *table[webhook.KeyHash, *Key]
 	types       *table[string, *EventType]
+	publicKeys  *table[webhook.ID, *PublicKeys]
+	publicLoads chan struct{} // one slot for each load of public keys that may be under way
 	keyLoads    chan struct{} // one slot for each load of a key that may be under way
 }
 
@@ -148,6 +152,8 @@ func New(cfg Config) *Catalog {
 	c.types = newTable(c, "event_type", c.loadEventType, eventTypeWeight, cmp.Or(cfg.MaxEventTypeBytes, defaultMaxBytes))
 	c.keys = newTable(c, "key", c.loadKey, keyWeight, maxKeyBytes)
 	c.keyLoads = make(chan struct{}, maxKeyLoads)
+	c.publicKeys = newTable(c, "public_keys", c.loadPublicKeys, publicKeysWeight, maxPublicBytes)
+	c.publicLoads = make(chan struct{}, maxPublicLoads)
 	return c
 }
 
@@ -189,6 +195,7 @@ func (c *Catalog) Subscribers(ctx context.Context, tenant, eventType string) ([]
 // the change without waiting for the notification. It calls no hook.
 func (c *Catalog) Invalidate(id webhook.ID, tenant string) {
 	c.webhooks.invalidate(id)
+	c.publicKeys.invalidate(id)
 	c.subscribers.invalidate(tenant)
 }
 
@@ -207,21 +214,28 @@ func (c *Catalog) loadEntry(ctx context.Context, id webhook.ID) (*Entry, time.Du
 	if e.AllowedFrom, err = webhook.ParseCIDRs(loaded.Webhook.AllowedCIDRs); err != nil {
 		return nil, 0, fmt.Errorf("read allowed_cidrs of webhook %s: %w", id, err)
 	}
-	for _, sealed := range loaded.Sealed {
-		text, err := c.box.Open(sealed, id.String())
-		if err != nil {
-			return nil, 0, fmt.Errorf("open a secret of webhook %s: %w", id, err)
+	if c.box != nil {
+		if e.Signer, err = c.newSigner(loaded); err != nil {
+			return nil, 0, fmt.Errorf("make ready to sign for webhook %s: %w", id, err)
 		}
-		key, err := signature.ParseSecret(string(text))
-		if err != nil {
-			return nil, 0, fmt.Errorf("parse a secret of webhook %s: %w", id, err)
-		}
-		e.Keys = append(e.Keys, key)
 	}
 	if loaded.ExpiresIn == nil {
 		return e, 0, nil
 	}
 	return e, max(time.Millisecond, *loaded.ExpiresIn), nil
+}
+
+func (c *Catalog) newSigner(loaded *postgres.CatalogWebhook) (*signature.Signer, error) {
+	w := &loaded.Webhook
+	secrets := make([]signature.Secret, len(loaded.Sealed))
+	for i, sealed := range loaded.Sealed {
+		text, err := c.box.Open(sealed, w.ID.String())
+		if err != nil {
+			return nil, fmt.Errorf("open a secret: %w", err)
+		}
+		secrets[i] = signature.Secret{Kind: loaded.Kinds[i], Text: string(text)}
+	}
+	return signature.NewSigner(w.Signatures, w.SignatureTemplate, secrets)
 }
 
 func (c *Catalog) loadSubscriptions(ctx context.Context, tenant string) (*subscriptions, time.Duration, error) {
@@ -258,9 +272,12 @@ func entryWeight(_ webhook.ID, e *Entry) int {
 	if t := w.TLS; t != nil {
 		weight += 128 + len(t.ClientCertificate.Reveal()) + len(t.ClientKey.Reveal()) + len(t.CACertificates.Reveal())
 	}
-	for _, key := range e.Keys {
-		weight += 24 + len(key)
+	weight += e.Signer.Size() + 32*len(e.AllowedFrom)
+	for _, scheme := range w.Signatures {
+		weight += 16 + len(scheme)
 	}
-	weight += 32 * len(e.AllowedFrom)
+	if w.SignatureTemplate != nil {
+		weight += 512
+	}
 	return weight
 }

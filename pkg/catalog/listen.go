@@ -96,6 +96,7 @@ func (c *Catalog) listenOnce(ctx context.Context) (listened bool, err error) {
 	c.subscribers.disown()
 	c.keys.disown()
 	c.types.disown()
+	c.publicKeys.disown()
 	c.metrics.resets.Inc()
 	c.logger.InfoContext(ctx, "listening for changed webhooks")
 	for _, reset := range c.onReset {

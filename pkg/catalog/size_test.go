@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/signature"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
@@ -29,7 +30,9 @@ func TestAHundredThousandWebhooksFit(t *testing.T) {
 	}
 	entry := func(_ context.Context, id webhook.ID) (*Entry, time.Duration, error) {
 		loads++
-		secret := make([]byte, 32)
+		signer, err := signature.NewSigner([]webhook.Scheme{webhook.SchemeStandard}, nil, []signature.Secret{{
+			Kind: webhook.SecretSymmetric, Text: signature.NewSecret().Reveal(),
+		}})
 		return &Entry{
 			Webhook: webhook.Webhook{
 				ID: id, Tenant: "tenant-" + id.String(), URL: "https://hooks.example.com/services/" + id.String(),
@@ -37,9 +40,10 @@ func TestAHundredThousandWebhooksFit(t *testing.T) {
 				RetrySchedule: []int{5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400},
 				State:         webhook.State(strings.Clone(string(webhook.StateActive))),
 				Headers:       map[string]webhook.Secret{}, AllowedCIDRs: []string{},
+				Signatures: []webhook.Scheme{webhook.Scheme(strings.Clone(string(webhook.SchemeStandard)))},
 			},
-			Keys: [][]byte{secret},
-		}, 0, nil
+			Signer: signer,
+		}, 0, err
 	}
 	list := func(_ context.Context, tenant string) (*subscriptions, time.Duration, error) {
 		loads++

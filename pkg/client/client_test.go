@@ -191,6 +191,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 	t.Parallel()
 	for _, v := range []any{
 		client.Secret{ID: "1", Secret: "whsec_x"},
+		client.SecretRotation{Secret: "whsec_x"},
 		&client.Secret{Secret: "whsec_x"},
 		[]client.Secret{{Secret: "whsec_x"}},
 		client.CreatedWebhook{Secret: "whsec_x"},
@@ -773,6 +774,63 @@ func TestWebhooks(t *testing.T) {
 		}
 		if !slices.Equal(sent, []string{"GET ", "POST /pause", "POST /resume", "DELETE "}) {
 			t.Errorf("sent %q", sent)
+		}
+	})
+
+	t.Run("SignaturesAreSentAsTheyAreAskedFor", func(t *testing.T) {
+		t.Parallel()
+		fake := newFake(t, answer(201, strings.TrimSuffix(webhookBody, "}")+`,"secret":"text of a secret","public_key":"whpk_abc",`+
+			`"signatures":["standard","of a newer release"],"signature_template":{"header":"X-A","signed":"{body}","algorithm":"hmac-sha1","encoding":"hex","value":"{signature}","separator":null}}`))
+		got, err := dial(t, fake).Webhooks().Create(t.Context(), client.NewWebhook{
+			Tenant: "acme", URL: "https://example.com/", Signatures: []client.SignatureScheme{client.SignTemplate},
+			SignatureTemplate: &client.SignatureTemplate{Header: "X-A", Separator: ","}, Secret: "text of a secret", PrivateKey: "whsk_x",
+		})
+		if err != nil || got.PublicKey != "whpk_abc" || len(got.Signatures) != 2 || got.SignatureTemplate.Algorithm != "hmac-sha1" || got.SignatureTemplate.Separator != "" {
+			t.Errorf("got %+v, %v", got.Webhook, err)
+		}
+		want := `{"tenant":"acme","url":"https://example.com/","signatures":["template"],"signature_template":{"header":"X-A","separator":","},` +
+			`"secret":"text of a secret","private_key":"whsk_x"}`
+		if sent := string(fake.got()[0].body); sent != want {
+			t.Errorf("sent %s\nwant %s", sent, want)
+		}
+	})
+
+	t.Run("RotateSecretSaysWhatItWasTold", func(t *testing.T) {
+		t.Parallel()
+		fake := newFake(t, answer(201, `{"id":"1","kind":"ed25519","secret":null,"public_key":"whpk_abc","created_at":"2026-11-23T10:00:00Z","expires_at":null}`))
+		w := dial(t, fake).Webhooks()
+		for rotation, want := range map[client.SecretRotation]string{
+			{}: `{}`,
+			{Kind: client.SecretEd25519, Overlap: time.Hour}: `{"kind":"ed25519","expire_previous_after_seconds":3600}`,
+			{Secret: "whsec_x", Overlap: -1}:                 `{"secret":"whsec_x","expire_previous_after_seconds":0}`,
+		} {
+			got, err := w.RotateSecret(t.Context(), webhookID, rotation)
+			if err != nil || got.PublicKey != "whpk_abc" || got.Secret != "" || got.Kind != client.SecretEd25519 {
+				t.Errorf("got %v, %v", got, err)
+			}
+			sent := fake.got()
+			if last := sent[len(sent)-1]; last.method != "POST" || last.path != "/v1/webhooks/"+webhookID+"/secrets" || string(last.body) != want {
+				t.Errorf("sent %s %s %s, want %s", last.method, last.path, last.body, want)
+			}
+		}
+		if err := w.DeleteSecret(t.Context(), webhookID, webhookID); err != nil {
+			t.Error(err)
+		}
+		sent := fake.got()
+		if last := sent[len(sent)-1]; last.method != "DELETE" || last.path != "/v1/webhooks/"+webhookID+"/secrets/"+webhookID {
+			t.Errorf("sent %s %s", last.method, last.path)
+		}
+		if err := w.DeleteSecret(t.Context(), webhookID, "../x"); err == nil || len(fake.got()) != len(sent) {
+			t.Errorf("a secret's id that is none: %v", err)
+		}
+	})
+
+	t.Run("PublicKeysAreTexts", func(t *testing.T) {
+		t.Parallel()
+		fake := newFake(t, answer(200, `{"keys":[{"kty":"OKP","whpk":"whpk_b"},{"kty":"OKP","whpk":"whpk_a"}]}`))
+		got, err := dial(t, fake).Webhooks().PublicKeys(t.Context(), webhookID)
+		if err != nil || !slices.Equal(got, []string{"whpk_b", "whpk_a"}) || fake.got()[0].path != "/v1/webhooks/"+webhookID+"/public-keys" {
+			t.Errorf("got %v, %v", got, err)
 		}
 	})
 

@@ -48,10 +48,14 @@ type Webhook struct {
 	AllowedCIDRs []string `json:"allowed_cidrs"`
 	// Auth is how requests say who sends them, and TLS what is special about
 	// connections to it; nil: nothing.
-	Auth      *Auth     `json:"auth"`
-	TLS       *ShownTLS `json:"tls"`
-	CreatedAt time.Time `json:"created_at"`
-	UpdatedAt time.Time `json:"updated_at"`
+	Auth *Auth     `json:"auth"`
+	TLS  *ShownTLS `json:"tls"`
+	// Signatures are how its requests are signed, and SignatureTemplate goes with
+	// SignTemplate.
+	Signatures        []SignatureScheme  `json:"signatures"`
+	SignatureTemplate *SignatureTemplate `json:"signature_template"`
+	CreatedAt         time.Time          `json:"created_at"`
+	UpdatedAt         time.Time          `json:"updated_at"`
 }
 
 // WebhookStatus is whether a webhook receives. A newer Fairhook may have more
@@ -94,15 +98,22 @@ type NewWebhook struct {
 	AllowedCIDRs    []string `json:"allowed_cidrs,omitzero"` // default: all
 	Auth            *Auth    `json:"auth,omitzero"`          // default: none
 	TLS             *TLS     `json:"tls,omitzero"`           // default: nothing special
-	// Secret is an existing signing secret ("whsec_...") to bring along, so that
-	// the receiver need not change; empty has Fairhook make one.
-	Secret string `json:"secret,omitzero"`
+	// Signatures: default SignStandard. SignTemplate needs SignatureTemplate.
+	Signatures        []SignatureScheme  `json:"signatures,omitzero"`
+	SignatureTemplate *SignatureTemplate `json:"signature_template,omitzero"`
+	// Secret is an existing signing secret to bring along, "whsec_..." or another
+	// text, so that the receiver need not change; empty has Fairhook make one.
+	// PrivateKey is the same for SignStandardEd25519: "whsk_...".
+	Secret     string `json:"secret,omitzero"`
+	PrivateKey string `json:"private_key,omitzero"`
 }
 
-// CreatedWebhook is a webhook with its signing secret, which its receiver needs.
+// CreatedWebhook is a webhook with its signing secret, which its receiver needs,
+// and with SignStandardEd25519 its public key ("whpk_...").
 type CreatedWebhook struct {
 	Webhook
-	Secret string `json:"secret"`
+	Secret    string `json:"secret"`
+	PublicKey string `json:"public_key"`
 }
 
 // String hides the secret, in logs and in %v.
@@ -131,24 +142,12 @@ type WebhookUpdate struct {
 	AllowedCIDRs    []string          `json:"allowed_cidrs,omitzero"`
 	Auth            *Auth             `json:"auth,omitzero"`
 	TLS             *TLS              `json:"tls,omitzero"`
+	Signatures      []SignatureScheme `json:"signatures,omitzero"`
+	// SignatureTemplate goes with SignTemplate: who leaves that resets this too.
+	SignatureTemplate *SignatureTemplate `json:"signature_template,omitzero"`
 	// Reset names the fields, as in JSON, to put back to Fairhook's defaults.
 	Reset []string `json:"-"`
 }
-
-// Secret is one signing secret of a webhook. All that have not expired are
-// valid.
-type Secret struct {
-	ID        string     `json:"id"`
-	Secret    string     `json:"secret"`
-	CreatedAt time.Time  `json:"created_at"`
-	ExpiresAt *time.Time `json:"expires_at"`
-}
-
-// String hides the secret, in logs and in %v.
-func (s Secret) String() string { return "secret " + s.ID }
-
-// GoString hides the secret in %#v.
-func (s Secret) GoString() string { return s.String() }
 
 // ListWebhooks says which webhooks to list; the zero value is all of them.
 type ListWebhooks struct {

@@ -49,9 +49,8 @@ type Request struct {
 	// Timestamp is the moment of this attempt by the database's clock. Its whole
 	// seconds are signed.
 	Timestamp time.Time
-	// Keys are the raw signing keys that are valid now: one signature each, in
-	// this order. Without one nothing is sent.
-	Keys [][]byte
+	// Signer makes the request's signatures. Where it cannot, nothing is sent.
+	Signer *signature.Signer
 	// Headers are the webhook's own. Reserved ones (webhook.ReservedHeader) are
 	// passed over, so they never replace ours.
 	Headers map[string]webhook.Secret
@@ -194,7 +193,7 @@ func Send(ctx context.Context, client *http.Client, req *Request) Result {
 
 // newHTTPRequest builds the signed request.
 func newHTTPRequest(ctx context.Context, req *Request, rec *recorder) (*http.Request, error) {
-	if len(req.Keys) == 0 {
+	if !req.Signer.CanSign() {
 		return nil, errNoKey
 	}
 	if len(req.URL) > webhook.MaxURLLength { // the one rule that the client cannot see: it gets the URL parsed
@@ -230,7 +229,7 @@ func newHTTPRequest(ctx context.Context, req *Request, rec *recorder) (*http.Req
 	id := req.EventID.String()
 	header.Set(signature.HeaderID, id)
 	header.Set(signature.HeaderTimestamp, strconv.FormatInt(req.Timestamp.Unix(), 10))
-	header.Set(signature.HeaderSignature, signature.Sign(req.Keys, id, req.Timestamp, req.Body))
+	req.Signer.Sign(id, req.Timestamp, req.Body, func(name, value string) { header[name] = []string{value} })
 	header.Set(HeaderEventType, req.EventType)
 	header.Set(HeaderAttempt, strconv.Itoa(req.Number))
 	header.Set("Content-Type", orDefault(req.ContentType, webhook.ContentTypeJSON))

@@ -34,12 +34,22 @@ const testSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 // patience is the deadline of requests that are expected to end by themselves.
 const patience = 20 * time.Second
 
-func newRequest(t *testing.T, url string) *courier.Request {
+// newSigner signs with testSecret, as Standard Webhooks describe unless the test
+// asks for other schemes.
+func newSigner(t testing.TB, schemes ...webhook.Scheme) *signature.Signer {
 	t.Helper()
-	key, err := signature.ParseSecret(testSecret)
+	if len(schemes) == 0 {
+		schemes = []webhook.Scheme{webhook.SchemeStandard}
+	}
+	signer, err := signature.NewSigner(schemes, nil, []signature.Secret{{Kind: webhook.SecretSymmetric, Text: testSecret}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return signer
+}
+
+func newRequest(t *testing.T, url string) *courier.Request {
+	t.Helper()
 	return &courier.Request{
 		URL:         url,
 		EventID:     webhook.NewID(time.Now()),
@@ -48,7 +58,7 @@ func newRequest(t *testing.T, url string) *courier.Request {
 		Body:        []byte(`{"a":1}`),
 		Number:      1,
 		Timestamp:   time.Now(),
-		Keys:        [][]byte{key},
+		Signer:      newSigner(t),
 		Timeout:     patience,
 	}
 }
@@ -741,7 +751,7 @@ func TestWhatCannotBeSentIsAnInternalError(t *testing.T) {
 	client := newClient(t, server)
 
 	unsigned := newRequest(t, server.URL)
-	unsigned.Keys = nil
+	unsigned.Signer = newSigner(t, webhook.SchemeStandardEd25519) // for which it has no key
 	result := courier.Send(t.Context(), client, unsigned)
 	check(t, result, want{webhook.ReasonInternalError, 0})
 	if result.Detail != "no signing secret of the webhook is valid" {
@@ -997,13 +1007,9 @@ func BenchmarkSend(b *testing.B) {
 		b.Fatal(err)
 	}
 	client := guard.Client()
-	key, err := signature.ParseSecret(testSecret)
-	if err != nil {
-		b.Fatal(err)
-	}
 	req := &courier.Request{
 		URL: server.URL, EventID: webhook.NewID(time.Now()), EventType: "a", Body: make([]byte, 1024), Number: 1,
-		Timestamp: time.Now(), Keys: [][]byte{key}, Timeout: patience,
+		Timestamp: time.Now(), Signer: newSigner(b), Timeout: patience,
 	}
 	b.ReportAllocs()
 	for b.Loop() {

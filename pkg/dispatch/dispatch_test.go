@@ -120,7 +120,7 @@ func (b *testBundle) hook(url string, change ...func(*webhook.Webhook)) *webhook
 		b.t.Fatal(err)
 	}
 	sealed := b.box.Seal([]byte(signature.NewSecret().Reveal()), w.ID.String())
-	if err := postgres.InsertSecret(b.t.Context(), b.db, webhook.NewID(b.clock.Now()), w.ID, sealed); err != nil {
+	if err := postgres.InsertSecret(b.t.Context(), b.db, w.ID, &postgres.Secret{ID: webhook.NewID(b.clock.Now()), Sealed: sealed}); err != nil {
 		b.t.Fatal(err)
 	}
 	return w

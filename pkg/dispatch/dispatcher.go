@@ -24,6 +24,7 @@ import (
 	"github.com/fairhook/fairhook/pkg/identity"
 	"github.com/fairhook/fairhook/pkg/limit"
 	"github.com/fairhook/fairhook/pkg/postgres"
+	"github.com/fairhook/fairhook/pkg/reseal"
 	"github.com/fairhook/fairhook/pkg/seal"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
@@ -126,7 +127,8 @@ type Dispatcher struct {
 }
 
 // New builds a dispatcher. It waits for the database for as long as ctx lives,
-// and fails if the schema is not in order. It starts nothing.
+// and fails if the schema is not in order, and with a *reseal.MissingKeyError if
+// the box cannot open what the database holds. It starts nothing.
 func New(ctx context.Context, cfg Config) (*Dispatcher, error) {
 	if cfg.Workers == 0 {
 		cfg.Workers = DefaultWorkers
@@ -154,6 +156,9 @@ func New(ctx context.Context, cfg Config) (*Dispatcher, error) {
 func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 	err := postgres.Await(ctx, d.pool, d.cfg.Logger)
 	if err != nil {
+		return err
+	}
+	if err := reseal.Check(ctx, d.pool, d.cfg.Box); err != nil {
 		return err
 	}
 	if d.clock, err = postgres.NewClock(ctx, d.pool); err != nil {

@@ -109,7 +109,7 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 		Body:        message.Payload,
 		Number:      number,
 		Timestamp:   started,
-		Keys:        target.Keys,
+		Signer:      target.Signer,
 		Headers:     hook.Headers,
 		Authorize:   authorization.authorize(),
 		Secrets:     authorization.secrets(),

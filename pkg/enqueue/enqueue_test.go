@@ -415,7 +415,7 @@ func TestDispatcherWakes(t *testing.T) {
 	b.exec(t, `UPDATE fairhook.webhooks SET url = $2 WHERE id = $1`, w.ID, receiver.URL)
 	box := seal.New(seal.Key{})
 	sealed := box.Seal([]byte(signature.NewSecret().Reveal()), w.ID.String())
-	if err := postgres.InsertSecret(t.Context(), b, webhook.NewID(b.clock.Now()), w.ID, sealed); err != nil {
+	if err := postgres.InsertSecret(t.Context(), b, w.ID, &postgres.Secret{ID: webhook.NewID(b.clock.Now()), Sealed: sealed}); err != nil {
 		t.Fatal(err)
 	}
 	b.startDispatcher(t, box)

@@ -76,6 +76,9 @@ var rules = map[string]rule{
 	"POST /v1/webhooks/:id/resume": {scope: webhook.ScopeManage},
 	"GET /v1/webhooks/:id/secrets": {scope: webhook.ScopeManage},
 
+	"POST /v1/webhooks/:id/secrets":              {scope: webhook.ScopeManage},
+	"DELETE /v1/webhooks/:id/secrets/:secret_id": {scope: webhook.ScopeManage},
+
 	"GET /v1/event-types":          {scope: webhook.ScopeRead},
 	"GET /v1/event-types/:name":    {scope: webhook.ScopeRead},
 	"PUT /v1/event-types/:name":    {scope: webhook.ScopeManage, allTenants: true},
@@ -92,11 +95,12 @@ var rules = map[string]rule{
 
 // authenticate lets only calls with a valid key reach the API, whether or not
 // the route exists, and only those that the key allows: by its scopes, and from
-// its networks. Probes, metrics and the API's description need none.
+// its networks. Probes, metrics, the API's description and webhooks' public keys
+// need none.
 func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
-		if !needsKey(r.URL.Path) {
+		if !needsKey(r.URL.Path) || routed(c) && !needsKey(c.Path()) {
 			return next(c)
 		}
 		given := r.Header.Values(echo.HeaderAuthorization)
@@ -180,7 +184,7 @@ func permit(p *webhook.Principal, route string) error {
 
 func needsKey(path string) bool {
 	switch path {
-	case "/livez", "/readyz", "/metrics", "/openapi.json", "/docs":
+	case "/livez", "/readyz", "/metrics", "/openapi.json", "/docs", api.PublicKeysRoute:
 		return false
 	}
 	return true

@@ -153,12 +153,16 @@ var foreign = map[string]struct {
 	"POST /v1/webhooks/:id/pause":  {``, http.StatusNotFound},
 	"POST /v1/webhooks/:id/resume": {``, http.StatusNotFound},
 	"GET /v1/webhooks/:id/secrets": {``, http.StatusNotFound},
-	"POST /v1/keys":                {`{"tenant":"acme","scopes":["read"]}`, http.StatusForbidden},
-	"POST /v1/keys ":               {`{"tenant":null,"scopes":["read"]}`, http.StatusForbidden},
-	"GET /v1/keys":                 {``, http.StatusOK}, // looked into below
-	"GET /v1/keys/:id":             {``, http.StatusNotFound},
-	"DELETE /v1/keys/:id":          {``, http.StatusNotFound},
-	"POST /v1/keys/:id/secrets":    {`{}`, http.StatusNotFound},
+
+	"POST /v1/webhooks/:id/secrets":              {`{}`, http.StatusNotFound},
+	"DELETE /v1/webhooks/:id/secrets/:secret_id": {``, http.StatusNotFound},
+
+	"POST /v1/keys":             {`{"tenant":"acme","scopes":["read"]}`, http.StatusForbidden},
+	"POST /v1/keys ":            {`{"tenant":null,"scopes":["read"]}`, http.StatusForbidden},
+	"GET /v1/keys":              {``, http.StatusOK}, // looked into below
+	"GET /v1/keys/:id":          {``, http.StatusNotFound},
+	"DELETE /v1/keys/:id":       {``, http.StatusNotFound},
+	"POST /v1/keys/:id/secrets": {`{}`, http.StatusNotFound},
 	// Event types belong to no tenant: all may see them, and none changes them.
 	"GET /v1/event-types":          {``, http.StatusOK},
 	"GET /v1/event-types/:name":    {``, http.StatusOK},
@@ -245,6 +249,7 @@ func TestTenancy(t *testing.T) {
 			{"POST", path + "/pause", ``, http.StatusOK},
 			{"POST", path + "/resume", ``, http.StatusOK},
 			{"GET", path + "/secrets", ``, http.StatusOK},
+			{"POST", path + "/secrets", `{}`, http.StatusCreated},
 			{"POST", path + "/events?type=a", `x`, http.StatusAccepted},
 			{"POST", "/v1/events", `{"tenant":"acme","type":"a","payload":1}`, http.StatusAccepted},
 			{"POST", "/v1/keys", `{"tenant":"acme","scopes":["admin"]}`, http.StatusCreated},
@@ -269,7 +274,7 @@ func dump(t *testing.T, b *testBundle) string {
 	err := b.db.QueryRow(t.Context(), `
 		SELECT concat_ws(E'\n',
 			(SELECT string_agg(to_jsonb(w)::text, ' ' ORDER BY id) FROM fairhook.webhooks w),
-			(SELECT string_agg(id::text, ' ' ORDER BY id) FROM fairhook.webhook_secrets),
+			(SELECT string_agg(id::text || coalesce(expires_at::text, ''), ' ' ORDER BY id) FROM fairhook.webhook_secrets),
 			(SELECT string_agg(id::text, ' ' ORDER BY id) FROM fairhook.events),
 			(SELECT count(*) FROM fairhook.river_job),
 			(SELECT string_agg((to_jsonb(e) - 'updated_at')::text, ' ' ORDER BY name) FROM fairhook.event_types e),

@@ -142,6 +142,9 @@ func TestRefusalsOfManagementAreDocumented(t *testing.T) {
 		{http.StatusUnprocessableEntity, "invalid-request", "POST", "/v1/keys", `{"tenant":null,"scopes":["x"]}`},
 		{http.StatusUnprocessableEntity, "invalid-request", "POST", signed + "/secrets", `{"expire_previous_after_seconds":-1}`},
 		{http.StatusConflict, "conflict", "POST", unsigned + "/secrets", `{}`},
+		{http.StatusUnprocessableEntity, "invalid-request", "POST", w + "/secrets", `{"kind":"x"}`},
+		{http.StatusConflict, "conflict", "POST", w + "/secrets", `{"kind":"ed25519"}`},
+		{http.StatusNotFound, "not-found", "GET", w + "/public-keys", ``},
 	} {
 		p, _ := refused(t, b, call.status, call.code, call.method, call.path, call.body)
 		if call.status == http.StatusUnprocessableEntity && len(p.Errors) == 0 {

@@ -21,7 +21,8 @@ import (
 )
 
 // routes are all routes, with what each can be wrong about. $ stands for the id
-// of an event, webhook or API key that exists, or the name of an event type.
+// of an event, webhook or API key that exists, or the name of an event type, and $$
+// for that of a webhook's secret which can be deleted.
 var routes = []struct {
 	method, path string
 	body         string // one that is accepted; empty: the route reads none
@@ -53,7 +54,10 @@ var routes = []struct {
 	{method: "PATCH", path: "/v1/webhooks/$", body: `{}`, other: "POST", allow: "OPTIONS, DELETE, GET, PATCH"},
 	{method: "POST", path: "/v1/webhooks/$/pause", other: "GET", allow: "OPTIONS, POST"},
 	{method: "POST", path: "/v1/webhooks/$/resume", other: "PATCH", allow: "OPTIONS, POST"},
-	{method: "GET", path: "/v1/webhooks/$/secrets", other: "PUT", allow: "OPTIONS, GET"},
+	{method: "GET", path: "/v1/webhooks/$/secrets", other: "PUT", allow: "OPTIONS, GET, POST"},
+	{method: "POST", path: "/v1/webhooks/$/secrets", body: `{}`, other: "PATCH", allow: "OPTIONS, GET, POST"},
+	{method: "DELETE", path: "/v1/webhooks/$/secrets/$$", other: "GET", allow: "OPTIONS, DELETE"},
+	{method: "GET", path: "/v1/webhooks/$/public-keys", public: true, other: "POST", allow: "OPTIONS, GET"},
 	{method: "DELETE", path: "/v1/webhooks/$", other: "FOO", allow: "OPTIONS, DELETE, GET, PATCH"},
 	{method: "POST", path: "/v1/keys", body: `{"tenant":"acme","scopes":["read"]}`, other: "DELETE", allow: "OPTIONS, GET, POST"},
 	{method: "GET", path: "/v1/keys", other: "PATCH", allow: "OPTIONS, GET, POST"},
@@ -73,7 +77,10 @@ func TestEveryRoute(t *testing.T) {
 	for _, route := range routes {
 		t.Run(route.method+" "+route.path, func(t *testing.T) {
 			t.Parallel()
-			id := newWebhook(t, b, "acme", "").ID
+			id, secret := newWebhook(t, b, "acme", `,"signatures":["standard","standard_ed25519"]`).ID, webhook.ID{}
+			if strings.Contains(route.path, "$$") {
+				secret = oldSecret(t, b, id)
+			}
 			if strings.HasPrefix(route.path, "/v1/events/") {
 				accepted, _ := want[acceptedEvent](t, b, http.StatusAccepted, "POST", "/v1/webhooks/"+id.String()+"/events?type=a", "x")
 				id = accepted.ID
@@ -84,7 +91,7 @@ func TestEveryRoute(t *testing.T) {
 			if strings.HasPrefix(route.path, "/v1/event-types/") {
 				want[any](t, b, http.StatusCreated, "PUT", "/v1/event-types/"+id.String(), `{}`)
 			}
-			path := strings.Replace(route.path, "$", id.String(), 1)
+			path := strings.NewReplacer("$$", secret.String(), "$", id.String()).Replace(route.path)
 
 			if !route.public {
 				for _, header := range []string{"", "Bearer wrong", "Bearer", "Basic " + testKey, testKey, "Bearer " + testKey + "x"} {
@@ -147,7 +154,7 @@ func TestEveryRoute(t *testing.T) {
 			if strings.HasPrefix(route.path, "/v1/event-types/") {
 				parameter = ":name"
 			}
-			path, _, _ := strings.Cut(strings.Replace(route.path, "$", parameter, 1), "?")
+			path, _, _ := strings.Cut(strings.NewReplacer("$$", ":secret_id", "$", parameter).Replace(route.path), "?")
 			tested[route.method+" "+path] = true
 		}
 		for _, route := range b.server.echo.Routes() {
@@ -163,6 +170,17 @@ func TestEveryRoute(t *testing.T) {
 			refused(t, b, http.StatusUnauthorized, "unauthorized", "GET", path, "", "Authorization", "")
 		}
 	})
+}
+
+// oldSecret rotates a webhook's secret, and returns the one that was before.
+func oldSecret(t *testing.T, b *testBundle, hook webhook.ID) webhook.ID {
+	t.Helper()
+	path := "/v1/webhooks/" + hook.String() + "/secrets"
+	secrets, _ := want[struct {
+		Data []struct{ ID webhook.ID }
+	}](t, b, http.StatusOK, "GET", path, "")
+	want[any](t, b, http.StatusCreated, "POST", path, `{"kind":"ed25519"}`)
+	return secrets.Data[0].ID
 }
 
 func TestWithoutAConfiguredKeyEveryCallIsRefused(t *testing.T) {

@@ -19,8 +19,10 @@ const CatalogChannel = "fairhook.catalog"
 // CatalogWebhook is a webhook with what is needed to send to it.
 type CatalogWebhook struct {
 	Webhook webhook.Webhook
-	// Sealed are its secrets that have not expired, newest first.
+	// Sealed are its secrets that have not expired, newest first, and Kinds what
+	// each of them is.
 	Sealed [][]byte
+	Kinds  []webhook.SecretKind
 	// ExpiresIn is how long all of Sealed stay valid, or nil when none of them
 	// has an end.
 	ExpiresIn *time.Duration
@@ -35,10 +37,10 @@ func LoadCatalogWebhook(ctx context.Context, q Querier, id webhook.ID, secrets b
 		seconds *float64
 	)
 	err := q.QueryRow(ctx, `
-		SELECT `+webhookColumns+`, s.sealed, s.expires_in
+		SELECT `+webhookColumns+`, s.sealed, s.kinds, s.expires_in
 		FROM fairhook.webhooks,
 		LATERAL (
-			SELECT array_agg(sealed ORDER BY id DESC) AS sealed,
+			SELECT array_agg(sealed ORDER BY id DESC) AS sealed, array_agg(kind ORDER BY id DESC) AS kinds,
 			       extract(epoch FROM min(expires_at) - now())::double precision AS expires_in
 			FROM fairhook.webhook_secrets
 			WHERE $2 AND webhook_id = webhooks.id AND (expires_at IS NULL OR expires_at > now())
@@ -46,8 +48,8 @@ func LoadCatalogWebhook(ctx context.Context, q Querier, id webhook.ID, secrets b
 		WHERE webhooks.id = $1`, id, secrets,
 	).Scan(&w.ID, &w.Tenant, &w.URL, &w.Description, &w.EventTypes, &w.State, &w.DisabledReason, &w.Headers,
 		&w.TimeoutSeconds, &w.MaxInFlight, &w.RatePerSecond, &w.Burst, &w.Weight, &w.RetrySchedule, &w.MaxAgeSeconds,
-		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.CreatedAt, &w.UpdatedAt, &w.Sealed,
-		&c.Sealed, &seconds)
+		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.Signatures, &w.SignatureTemplate, &w.CreatedAt, &w.UpdatedAt, &w.Sealed,
+		&c.Sealed, &c.Kinds, &seconds)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, NoWebhook(id.String())
@@ -55,10 +57,7 @@ func LoadCatalogWebhook(ctx context.Context, q Querier, id webhook.ID, secrets b
 		return nil, fmt.Errorf("load webhook %s: %w", id, err)
 	}
 	w.CreatedAt, w.UpdatedAt = w.CreatedAt.UTC(), w.UpdatedAt.UTC()
-	if seconds != nil {
-		expires := time.Duration(*seconds * float64(time.Second))
-		c.ExpiresIn = &expires
-	}
+	c.ExpiresIn = expiresIn(seconds)
 	return &c, nil
 }
 

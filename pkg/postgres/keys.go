@@ -209,10 +209,7 @@ func LoadCatalogKey(ctx context.Context, q Querier, hash webhook.KeyHash) (*Cata
 		return nil, fmt.Errorf("load an API key: %w", err)
 	}
 	k.ExpiresAt, k.RevokedAt = utc(k.ExpiresAt), utc(k.RevokedAt)
-	if seconds != nil {
-		expires := time.Duration(*seconds * float64(time.Second))
-		c.ExpiresIn = &expires
-	}
+	c.ExpiresIn = expiresIn(seconds)
 	return &c, nil
 }
 

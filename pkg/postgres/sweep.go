@@ -14,6 +14,8 @@ const sweepBatch = 1000
 const (
 	laneRest   = time.Hour // after a gate opened, a lease ended, a counter stopped
 	silentRest = time.Hour // a dead instance, for people to see
+
+	secretRest = time.Minute // a secret that has ended, which nobody signs or verifies with
 )
 
 // sweeps are the rows that serve nobody any more: table, condition and, for $1, how
@@ -28,11 +30,13 @@ var sweeps = []struct {
 	{"lane_owners", `until < now() - $1::interval`, laneRest},
 	{"lane_health", `updated_at < now() - $1::interval`, laneRest},
 	{"lane_events", `at < now() - $1::interval`, 0},
+	{"webhook_secrets", `expires_at < now() - $1::interval`, secretRest},
+	{"api_key_secrets", `expires_at < now() - $1::interval`, secretRest},
 	{"instances", `heartbeat_at < now() - $1::interval`, silentRest},
 }
 
 // Sweep removes what dispatchers left behind of lanes, webhooks and instances that
-// are gone, in small transactions, and returns how many rows. What happened to lanes
+// are gone, and secrets that have ended, in small transactions, and returns how many rows. What happened to lanes
 // is kept for retention; 0: for ever. Several may call it at once: one does the work.
 func Sweep(ctx context.Context, db Beginner, retention time.Duration) (removed int64, err error) {
 	for _, s := range sweeps {

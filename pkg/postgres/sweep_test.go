@@ -35,13 +35,23 @@ func TestSweep(t *testing.T) {
 			INSERT INTO fairhook.instances (id, role, version, host, heartbeat_at) VALUES
 				('dead', 'ingest', '1', 'h', now() - interval '61 min'),                                        -- dead
 				('stale', 'ingest', '1', 'h', now() - interval '59 min');
+			INSERT INTO fairhook.webhook_secrets (id, webhook_id, sealed, expires_at) VALUES
+				(gen_random_uuid(), '00000000-0000-7000-8000-000000000001', '', now() - interval '61 s'),       -- dead
+				(gen_random_uuid(), '00000000-0000-7000-8000-000000000001', '', now() - interval '50 s'),
+				(gen_random_uuid(), '00000000-0000-7000-8000-000000000001', '', now() + interval '1 h'),
+				(gen_random_uuid(), '00000000-0000-7000-8000-000000000001', '', NULL);
+			INSERT INTO fairhook.api_keys (id, hash, hint, description, scopes, allowed_cidrs, require_signature) VALUES
+				('00000000-0000-7000-8000-000000000002', 'h', '', '', '{}', '{}', true);
+			INSERT INTO fairhook.api_key_secrets (id, key_id, sealed, expires_at) VALUES
+				(gen_random_uuid(), '00000000-0000-7000-8000-000000000002', '', now() - interval '61 s'),       -- dead
+				(gen_random_uuid(), '00000000-0000-7000-8000-000000000002', '', NULL);
 			DELETE FROM fairhook.lane_events;                                                                   -- the gates'
 			INSERT INTO fairhook.lane_events (webhook_id, event, cause, at) VALUES
 				(gen_random_uuid(), 'closed', 'paused', now() - interval '11 days'),                            -- dead
 				(gen_random_uuid(), 'closed', 'paused', now() - interval '9 days')`)
-		left := map[string]int{"lane_gates": 3, "lane_owners": 1, "lane_health": 1, "instances": 1}
-		if n, err := postgres.Sweep(t.Context(), db, testRetention); n != 6 || err != nil {
-			t.Errorf("removed %d rows, %v; want 6", n, err)
+		left := map[string]int{"lane_gates": 3, "lane_owners": 1, "lane_health": 1, "instances": 1, "webhook_secrets": 3, "api_key_secrets": 1}
+		if n, err := postgres.Sweep(t.Context(), db, testRetention); n != 8 || err != nil {
+			t.Errorf("removed %d rows, %v; want 8", n, err)
 		}
 		for table, want := range left {
 			if n := query[int](t, db, `SELECT count(*) FROM fairhook.`+table); n != want {

@@ -13,7 +13,7 @@ import (
 
 const webhookColumns = `id, tenant, url, description, event_types, status, disabled_reason, headers,
 	timeout_seconds, max_in_flight, rate_per_second, burst, weight, retry_schedule_seconds, max_age_seconds,
-	accept_per_second, max_backlog, allowed_cidrs, created_at, updated_at,
+	accept_per_second, max_backlog, allowed_cidrs, signatures, signature_template, created_at, updated_at,
 	(SELECT sealed FROM fairhook.webhook_credentials WHERE webhook_id = webhooks.id)`
 
 // scanWebhook reads webhookColumns.
@@ -21,7 +21,7 @@ func scanWebhook(row pgx.CollectableRow) (*webhook.Webhook, error) {
 	w := &webhook.Webhook{}
 	err := row.Scan(&w.ID, &w.Tenant, &w.URL, &w.Description, &w.EventTypes, &w.State, &w.DisabledReason, &w.Headers,
 		&w.TimeoutSeconds, &w.MaxInFlight, &w.RatePerSecond, &w.Burst, &w.Weight, &w.RetrySchedule, &w.MaxAgeSeconds,
-		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.CreatedAt, &w.UpdatedAt, &w.Sealed)
+		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.Signatures, &w.SignatureTemplate, &w.CreatedAt, &w.UpdatedAt, &w.Sealed)
 	w.CreatedAt, w.UpdatedAt = w.CreatedAt.UTC(), w.UpdatedAt.UTC()
 	return w, err
 }
@@ -41,20 +41,20 @@ func NoWebhook(id string) *webhook.Error {
 	return webhook.Errorf(webhook.CodeNotFound, "There is no webhook %s.", id)
 }
 
-// InsertWebhook stores a new webhook and sets its times to the database's. The
-// caller's transaction also stores its secret (InsertSecret), and its credentials
-// (StoreCredentials).
+// InsertWebhook stores a new webhook and sets its times to the database's. One
+// without signatures gets webhook.SchemeStandard. The caller's transaction also
+// stores its secrets (InsertSecret), and its credentials (StoreCredentials).
 func InsertWebhook(ctx context.Context, q Querier, w *webhook.Webhook) error {
 	err := q.QueryRow(ctx, `
 		INSERT INTO fairhook.webhooks (id, tenant, url, description, event_types, status, headers,
 			timeout_seconds, max_in_flight, retry_schedule_seconds, max_age_seconds,
-			accept_per_second, max_backlog, allowed_cidrs, rate_per_second, burst, weight)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
-		RETURNING created_at, updated_at`,
+			accept_per_second, max_backlog, allowed_cidrs, rate_per_second, burst, weight, signatures, signature_template)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, coalesce($18::text[], '{standard}'), $19)
+		RETURNING signatures, created_at, updated_at`,
 		w.ID, w.Tenant, w.URL, w.Description, w.EventTypes, w.State, openHeaders(w),
 		w.TimeoutSeconds, w.MaxInFlight, w.RetrySchedule, w.MaxAgeSeconds,
-		w.AcceptPerSecond, w.MaxBacklog, w.AllowedCIDRs, w.RatePerSecond, w.Burst, w.Weight,
-	).Scan(&w.CreatedAt, &w.UpdatedAt)
+		w.AcceptPerSecond, w.MaxBacklog, w.AllowedCIDRs, w.RatePerSecond, w.Burst, w.Weight, w.Signatures, w.SignatureTemplate,
+	).Scan(&w.Signatures, &w.CreatedAt, &w.UpdatedAt)
 	if err != nil {
 		return fmt.Errorf("insert webhook %s: %w", w.ID, err)
 	}
@@ -135,12 +135,12 @@ func UpdateWebhook(ctx context.Context, tx pgx.Tx, w *webhook.Webhook) error {
 		SET url = $2, description = $3, event_types = $4, status = $5, disabled_reason = $6, headers = $7,
 		    timeout_seconds = $8, max_in_flight = $9, retry_schedule_seconds = $10, max_age_seconds = $11,
 		    accept_per_second = $12, max_backlog = $13, allowed_cidrs = $14,
-		    rate_per_second = $15, burst = $16, weight = $17, updated_at = now()
+		    rate_per_second = $15, burst = $16, weight = $17, signatures = $18, signature_template = $19, updated_at = now()
 		WHERE id = $1
 		RETURNING updated_at`,
 		w.ID, w.URL, w.Description, w.EventTypes, w.State, w.DisabledReason, openHeaders(w),
 		w.TimeoutSeconds, w.MaxInFlight, w.RetrySchedule, w.MaxAgeSeconds,
-		w.AcceptPerSecond, w.MaxBacklog, w.AllowedCIDRs, w.RatePerSecond, w.Burst, w.Weight,
+		w.AcceptPerSecond, w.MaxBacklog, w.AllowedCIDRs, w.RatePerSecond, w.Burst, w.Weight, w.Signatures, w.SignatureTemplate,
 	).Scan(&w.UpdatedAt)
 	if err != nil {
 		return fmt.Errorf("update webhook %s: %w", w.ID, err)
@@ -196,60 +196,6 @@ func InactiveWebhooks(ctx context.Context, q Querier, ids []webhook.ID) ([]webho
 		return nil, fmt.Errorf("find inactive webhooks: %w", err)
 	}
 	return inactive, nil
-}
-
-// Secret is a row of webhook_secrets: a signing secret, sealed.
-type Secret struct {
-	ID        webhook.ID
-	Sealed    []byte
-	CreatedAt time.Time
-	ExpiresAt *time.Time // nil: never
-}
-
-// InsertSecret stores a webhook's sealed secret without an end.
-func InsertSecret(ctx context.Context, q Querier, id, webhookID webhook.ID, sealed []byte) error {
-	_, err := q.Exec(ctx, `INSERT INTO fairhook.webhook_secrets (id, webhook_id, sealed) VALUES ($1, $2, $3)`,
-		id, webhookID, sealed)
-	if err != nil {
-		return fmt.Errorf("insert a secret of webhook %s: %w", webhookID, err)
-	}
-	return nil
-}
-
-// Secrets reads a webhook's secrets that have not expired, newest first; a
-// *webhook.Error with CodeNotFound when there is no such webhook.
-func Secrets(ctx context.Context, q Querier, webhookID webhook.ID) ([]Secret, error) {
-	rows, err := q.Query(ctx, `
-		SELECT s.id, s.sealed, s.created_at, s.expires_at
-		FROM fairhook.webhooks w
-		LEFT JOIN fairhook.webhook_secrets s ON s.webhook_id = w.id AND (s.expires_at IS NULL OR s.expires_at > now())
-		WHERE w.id = $1
-		ORDER BY s.id DESC`, webhookID)
-	if err != nil {
-		return nil, fmt.Errorf("load the secrets of webhook %s: %w", webhookID, err)
-	}
-	var (
-		id      *webhook.ID
-		sealed  []byte
-		created *time.Time
-		expires *time.Time
-		found   bool
-		secrets []Secret
-	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &sealed, &created, &expires}, func() error {
-		found = true
-		if id != nil {
-			secrets = append(secrets, Secret{*id, sealed, created.UTC(), utc(expires)})
-		}
-		return nil
-	})
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("load the secrets of webhook %s: %w", webhookID, err)
-	case !found:
-		return nil, NoWebhook(webhookID.String())
-	}
-	return secrets, nil
 }
 
 // utc is the same moment in UTC, in which the API writes every time.

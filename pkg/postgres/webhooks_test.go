@@ -156,6 +156,34 @@ func TestWebhooks(t *testing.T) {
 			t.Errorf("after %d updates max in flight is %d, %v; want %d", writers, got.MaxInFlight, err, w.MaxInFlight+writers)
 		}
 	})
+	t.Run("KeepsHowItIsSigned", func(t *testing.T) {
+		t.Parallel()
+		w := insertWebhook(t, db, "signatures")
+		if !slices.Equal(w.Signatures, []webhook.Scheme{webhook.SchemeStandard}) {
+			t.Errorf("signatures are %q by default", w.Signatures)
+		}
+		// NULL, and not the JSON null.
+		if n := count(t, db, `SELECT count(*) FROM fairhook.webhooks WHERE id = $1 AND signature_template IS NULL`, w.ID); n != 1 {
+			t.Error("there is a template")
+		}
+		template := webhook.DefaultSignatureTemplate()
+		template.Header = "X-Acme"
+		err := pgx.BeginFunc(t.Context(), db, func(tx pgx.Tx) error {
+			w, err := postgres.LockWebhook(t.Context(), tx, w.ID)
+			if err != nil {
+				return err
+			}
+			w.Signatures, w.SignatureTemplate = webhook.Schemes(), &template
+			return postgres.UpdateWebhook(t.Context(), tx, w)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := postgres.Webhook(t.Context(), db, w.ID)
+		if err != nil || !slices.Equal(got.Signatures, webhook.Schemes()) || got.SignatureTemplate == nil || *got.SignatureTemplate != template {
+			t.Errorf("got %+v, %v", got, err)
+		}
+	})
 	t.Run("SecretsGoWithTheirWebhookAndExpire", func(t *testing.T) {
 		t.Parallel()
 		w := insertWebhook(t, db, "secrets")
@@ -164,7 +192,7 @@ func TestWebhooks(t *testing.T) {
 		}
 		old, current := webhook.NewID(time.Now()), webhook.NewID(time.Now().Add(time.Second))
 		for id, sealed := range map[webhook.ID]string{old: "old", current: "current"} {
-			if err := postgres.InsertSecret(t.Context(), db, id, w.ID, []byte(sealed)); err != nil {
+			if err := postgres.InsertSecret(t.Context(), db, w.ID, &postgres.Secret{ID: id, Sealed: []byte(sealed)}); err != nil {
 				t.Fatal(err)
 			}
 		}

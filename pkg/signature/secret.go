@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
@@ -27,7 +28,12 @@ func NewSecret() webhook.Secret {
 	var key [newKeySize]byte
 	// crypto/rand.Read never fails (Go 1.24 and later crash the program instead).
 	_, _ = rand.Read(key[:])
-	return webhook.NewSecret(SecretPrefix + base64.StdEncoding.EncodeToString(key[:]))
+	return SecretText(key[:])
+}
+
+// SecretText is the text that stands for a key: "whsec_" and its base64.
+func SecretText(key []byte) webhook.Secret {
+	return webhook.NewSecret(SecretPrefix + base64.StdEncoding.EncodeToString(key))
 }
 
 // ParseSecret gives the key that a secret's text stands for. "whsec_" may be
@@ -41,15 +47,8 @@ func ParseSecret(text string) ([]byte, error) {
 	if encoded == "" {
 		return nil, errors.New("must not be empty")
 	}
-	// The decoder would skip line breaks.
-	if strings.ContainsAny(encoded, "\r\n") {
-		return nil, errNotBase64
-	}
-	if len(encoded)%4 == 0 {
-		encoded = strings.TrimSuffix(strings.TrimSuffix(encoded, "="), "=")
-	}
-	key, err := base64.RawStdEncoding.DecodeString(encoded)
-	if err != nil {
+	key, ok := decodeBase64(encoded)
+	if !ok {
 		return nil, errNotBase64
 	}
 	if len(key) < MinKeySize || len(key) > MaxKeySize {
@@ -59,3 +58,60 @@ func ParseSecret(text string) ([]byte, error) {
 }
 
 var errNotBase64 = fmt.Errorf("must be %q followed by standard base64", SecretPrefix)
+
+// Bounds of a secret that is a text of any kind, in bytes. The least is what 128
+// bits take when every bit is random; a text has fewer, and one that has less
+// than minDistinct different bytes is no secret.
+const (
+	MinTextSize = 16
+	MaxTextSize = 256
+	minDistinct = 6
+)
+
+// ReadSecret reads a symmetric secret that was brought along from another sender,
+// and says what it is. Where the text is what Standard Webhooks' libraries read
+// (ParseSecret), it is SecretSymmetric, and signs for Standard Webhooks with what
+// it is the base64 of; that it does so for a text that merely looks like base64
+// is what those libraries do. Any other text is SecretText, and signs with its
+// bytes. The other schemes sign with a text's bytes in any case.
+//
+// What begins with "whsec_" must be the base64 of a key, since it is more likely
+// mistyped than another sender's. So must neither half of a key pair be given for
+// a secret. The error's text repeats nothing of the secret, and can be shown to
+// a caller of the API.
+func ReadSecret(text string) (webhook.SecretKind, error) {
+	switch {
+	case strings.HasPrefix(text, PrivateKeyPrefix), strings.HasPrefix(text, PublicKeyPrefix):
+		return "", errors.New("is part of an Ed25519 key pair, and not a symmetric secret")
+	case len(text) > MaxTextSize:
+		return "", fmt.Errorf("must be at most %d bytes long", MaxTextSize)
+	}
+	_, err := ParseSecret(text)
+	switch {
+	case err == nil:
+		return webhook.SecretSymmetric, nil
+	case text == "" || strings.HasPrefix(text, SecretPrefix):
+		return "", err
+	}
+	return webhook.SecretText, checkSecretText(text)
+}
+
+func checkSecretText(text string) error {
+	if len(text) < MinTextSize {
+		return fmt.Errorf("must be %q followed by standard base64, or another text of at least %d bytes", SecretPrefix, MinTextSize)
+	}
+	if !utf8.ValidString(text) {
+		return errors.New("must be valid UTF-8")
+	}
+	distinct := map[byte]bool{}
+	for i := range len(text) {
+		if text[i] < 0x20 || text[i] == 0x7f {
+			return errors.New("must not contain control characters, line breaks included")
+		}
+		distinct[text[i]] = true
+	}
+	if len(distinct) < minDistinct {
+		return fmt.Errorf("must have at least %d different characters", minDistinct)
+	}
+	return nil
+}

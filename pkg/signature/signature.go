@@ -1,9 +1,12 @@
-// Package signature signs and verifies requests as Standard Webhooks 1.0.0
-// describes, scheme v1 (HMAC-SHA256):
-// https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+// Package signature signs and verifies requests: as Standard Webhooks 1.0.0
+// describes, schemes v1 (HMAC-SHA256: Sign, Verify) and v1a (Ed25519:
+// SignEd25519, VerifyEd25519),
+// https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md;
+// as GitHub and Stripe do; and by a webhook's own Template. A Signer makes all the
+// signatures that one webhook asks for.
 //
 // It is pure: no clock, no network, no logging. Keys are raw bytes here;
-// ParseSecret makes them from the text that owners of webhooks see.
+// ParseSecret and ReadSecret make them from the text that owners of webhooks see.
 package signature
 
 import (
@@ -58,9 +61,16 @@ var (
 // The id must not contain a dot, which separates it from the timestamp. Without
 // a key the result is empty, and such a request must not be sent.
 func Sign(keys [][]byte, id string, timestamp time.Time, body []byte) string {
+	return string(appendStandard(make([]byte, 0, standardSize(len(keys))), keys, id, timestamp, body))
+}
+
+// standardSize is how long the v1 signatures of n keys are, with a space behind
+// each.
+func standardSize(n int) int { return n * (len(versionPrefix) + encodedSize + 1) }
+
+func appendStandard(out []byte, keys [][]byte, id string, timestamp time.Time, body []byte) []byte {
 	var prefixBuf [64]byte
 	prefix := signedPrefix(prefixBuf[:0], id, timestamp.Unix())
-	out := make([]byte, 0, len(keys)*(len(versionPrefix)+encodedSize+1))
 	for i, key := range keys {
 		if i > 0 {
 			out = append(out, ' ')
@@ -68,7 +78,7 @@ func Sign(keys [][]byte, id string, timestamp time.Time, body []byte) string {
 		out = append(out, versionPrefix...)
 		out = appendMAC(out, key, prefix, body)
 	}
-	return string(out)
+	return out
 }
 
 // Verify checks the three headers of a request against its body, as a receiver
@@ -80,20 +90,10 @@ func Sign(keys [][]byte, id string, timestamp time.Time, body []byte) string {
 // A receiver must also remember the ids it has handled: a delivery can arrive
 // more than once.
 func Verify(keys [][]byte, id, timestamp, signatures string, body []byte, now time.Time, tolerance time.Duration) error {
-	if id == "" || signatures == "" {
-		return ErrMalformed
+	seconds, err := checkHeaders(id, timestamp, signatures, now, tolerance)
+	if err != nil {
+		return err
 	}
-	seconds, ok := parseTimestamp(timestamp)
-	if !ok {
-		return ErrMalformed
-	}
-	switch signed := time.Unix(seconds, 0); {
-	case now.Sub(signed) > tolerance:
-		return ErrTooOld
-	case signed.Sub(now) > tolerance:
-		return ErrTooNew
-	}
-
 	var prefixBuf [64]byte
 	prefix := signedPrefix(prefixBuf[:0], id, seconds)
 	matched := false
@@ -102,7 +102,7 @@ func Verify(keys [][]byte, id, timestamp, signatures string, body []byte, now ti
 		// The encoded forms are compared: base64 has more than one spelling for the
 		// same bytes, and only the one that Sign makes is a signature.
 		want := appendMAC(macBuf[:0], key, prefix, body)
-		for got := range v1Signatures(signatures) {
+		for got := range entries(signatures, versionPrefix, encodedSize) {
 			matched = hmac.Equal([]byte(got), want) || matched
 		}
 	}
@@ -129,13 +129,36 @@ func appendMAC(dst, key, prefix, body []byte) []byte {
 	return base64.StdEncoding.AppendEncode(dst, mac.Sum(sum[:0]))
 }
 
-// v1Signatures yields the base64 of each v1 entry of a webhook-signature header
-// that has the length of one.
-func v1Signatures(header string) func(yield func(string) bool) {
+// checkHeaders reads the timestamp, and checks that it is within tolerance of now
+// and that the other headers are there.
+func checkHeaders(id, timestamp, signatures string, now time.Time, tolerance time.Duration) (seconds int64, err error) {
+	if id == "" || signatures == "" {
+		return 0, ErrMalformed
+	}
+	return checkTimestamp(timestamp, now, tolerance)
+}
+
+func checkTimestamp(timestamp string, now time.Time, tolerance time.Duration) (seconds int64, err error) {
+	seconds, ok := parseTimestamp(timestamp)
+	if !ok {
+		return 0, ErrMalformed
+	}
+	switch signed := time.Unix(seconds, 0); {
+	case now.Sub(signed) > tolerance:
+		return 0, ErrTooOld
+	case signed.Sub(now) > tolerance:
+		return 0, ErrTooNew
+	}
+	return seconds, nil
+}
+
+// entries yields the base64 of each entry of a webhook-signature header that is
+// of the given version and has the length of one.
+func entries(header, version string, size int) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		for entry := range strings.SplitSeq(header, " ") {
-			encoded, ok := strings.CutPrefix(entry, versionPrefix)
-			if ok && len(encoded) == encodedSize && !yield(encoded) {
+			encoded, ok := strings.CutPrefix(entry, version)
+			if ok && len(encoded) == size && !yield(encoded) {
 				return
 			}
 		}

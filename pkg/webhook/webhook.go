@@ -102,10 +102,14 @@ type Webhook struct {
 	// Sealed are Headers, Auth and TLS as they are stored (package identity); nil where
 	// there are none. HeadersSealed says that Headers are in it: those of a webhook that
 	// a release before it wrote are stored in the open until they are sealed too.
-	Sealed        []byte    `json:"-"`
-	HeadersSealed bool      `json:"-"`
-	CreatedAt     time.Time `json:"created_at"`
-	UpdatedAt     time.Time `json:"updated_at"`
+	Sealed        []byte `json:"-"`
+	HeadersSealed bool   `json:"-"`
+	// Signatures are how its requests are signed. SignatureTemplate goes with
+	// SchemeTemplate, and is nil without it.
+	Signatures        []Scheme           `json:"signatures"`
+	SignatureTemplate *SignatureTemplate `json:"signature_template"`
+	CreatedAt         time.Time          `json:"created_at"`
+	UpdatedAt         time.Time          `json:"updated_at"`
 }
 
 // Subscribes reports whether the webhook wants events of this type.
@@ -202,6 +206,7 @@ func (w *Webhook) Check() []FieldError {
 	if w.TLS != nil && !strings.HasPrefix(strings.ToLower(w.URL), "https://") {
 		fault("/tls", "needs a url that begins with https://")
 	}
+	faults = append(faults, w.checkSignatures()...)
 	slices.SortStableFunc(faults, func(a, b FieldError) int { return strings.Compare(a.Pointer, b.Pointer) })
 	return faults
 }
@@ -271,8 +276,7 @@ func ReservedHeader(name string) bool {
 	}
 	switch name {
 	case "Host", "Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Connection",
-		"Keep-Alive", "Te", "Trailer", "Upgrade", "Http2-Settings", "Expect", "User-Agent", "Traceparent", "Tracestate",
-		"X-Hub-Signature", "X-Hub-Signature-256", "Stripe-Signature": // of other schemes than Standard Webhooks
+		"Keep-Alive", "Te", "Trailer", "Upgrade", "Http2-Settings", "Expect", "User-Agent", "Traceparent", "Tracestate":
 		return true
 	}
 	return false
