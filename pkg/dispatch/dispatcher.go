@@ -89,6 +89,11 @@ type Config struct {
 	// NoBreaker does without them.
 	Breaker   limit.BreakerConfig
 	NoBreaker bool
+	// Failures says what follows when nothing but failure comes of a webhook.
+	Failures webhook.FailurePolicy
+	// BacklogWarning is how many waiting deliveries of a webhook are announced; 0: any
+	// number is fine.
+	BacklogWarning int
 	// Retention is how long events and attempts are kept, by the leader: at least
 	// MinRetention, or 0 for ever.
 	Retention time.Duration
@@ -112,6 +117,9 @@ type Dispatcher struct {
 	recorder  *batcher[record, error]
 	health    *health
 	gates     *gatekeeper
+	failures  *failures
+	herald    *herald
+	tester    *tester
 	capacity  *capacity
 	heartbeat *heartbeat.Heartbeat
 	retention *retention
@@ -161,6 +169,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		breakers = limit.NewBreakers(d.cfg.Breaker)
 	}
 	d.gates = newGatekeeper(breakers)
+	d.failures = newFailures(d.cfg.Failures)
 	d.capacity = newCapacity(d.cfg.Workers, func() { d.queue.Freed() })
 	m.showCapacity(d.cfg.Registerer, d.capacity)
 	host, err := os.Hostname()
@@ -173,6 +182,9 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		OnBeat: func(alive int) {
 			m.dispatchers.Set(float64(alive))
 			d.share(alive)
+			for _, id := range d.failures.forget(d.clock.Now()) {
+				d.queue.Changed(id)
+			}
 		},
 		Logger: d.cfg.Logger, Registerer: d.cfg.Registerer,
 	})
@@ -207,10 +219,22 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		Logger:     d.cfg.Logger,
 		Registerer: d.cfg.Registerer,
 	})
-	d.catalog.OnChange(func(id webhook.ID, _ string) { d.queue.Changed(id) })
+	d.herald = &herald{
+		db: d.pool, catalog: d.catalog, clock: d.clock, announcer: postgres.NewAnnouncer(fairqueue.JobInsert()),
+		growing: d.cfg.BacklogWarning, logger: d.cfg.Logger, metrics: m,
+	}
+	d.tester = newTester(d, m)
+	d.catalog.OnChange(func(id webhook.ID, _ string) {
+		d.queue.Changed(id)
+		d.tester.look()
+	})
 	d.catalog.OnReset(d.queue.Reset)
 	d.loader = newLoader(d.pool)
-	d.recorder = newRecorder(d.pool, d.cfg.Logger, m)
+	d.recorder = newRecorder(&recording{
+		db: d.pool, clock: d.clock, announcer: d.herald.announcer, policy: d.cfg.Failures,
+		countsExhausted: func(ctx context.Context) bool { return d.herald.wanted(ctx, webhook.DeliveryExhausted) },
+		logger:          d.cfg.Logger, metrics: m,
+	})
 	d.health = newHealth(d.pool, d.cfg.Logger)
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &worker{
@@ -227,6 +251,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		logger:    d.cfg.Logger,
 		metrics:   m,
 		gates:     d.gates,
+		failures:  d.failures,
 		capacity:  d.capacity,
 	})
 	d.client, err = river.NewClient(fairqueue.NewDriver(d.pool, d.queue), d.riverConfig(workers))
@@ -296,6 +321,18 @@ func (d *Dispatcher) duties() []fairqueue.Duty {
 			Run:  func(ctx context.Context) error { return d.vacuum.Run(ctx) },
 			Lost: func() { d.vacuum.Lost() },
 		},
+		{
+			Name: "dispatch_clock", Interval: tickInterval, Timeout: dutyTimeout,
+			Run: func(ctx context.Context) error { return postgres.TickDispatchClock(ctx, d.pool, d.clock.Now()) },
+		},
+		{
+			Name: "exhausted_deliveries", Interval: exhaustedInterval, Timeout: dutyTimeout,
+			Run: func(ctx context.Context) error { return d.herald.exhausted(ctx) },
+		},
+		{
+			Name: "backlogs", Interval: backlogInterval, Timeout: dutyTimeout,
+			Run: func(ctx context.Context) error { return d.herald.backlogs(ctx) },
+		},
 	}
 }
 
@@ -316,6 +353,7 @@ func (d *Dispatcher) Add(stages *daemon.Stages) {
 	stages.Add("health", d.health.Run)
 	stages.Add("queue", d.queue.Run)
 	stages.Add("heartbeat", d.heartbeat.Run)
+	stages.Add("tests", d.tester.Run)
 	stages.Add("give back", d.giveBackDead)
 	stages.AddDrained("deliveries", d.work)
 }

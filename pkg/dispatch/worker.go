@@ -40,6 +40,7 @@ type worker struct {
 	logger    *slog.Logger
 	metrics   *metrics
 	gates     *gatekeeper
+	failures  *failures
 	capacity  *capacity
 }
 
@@ -149,7 +150,8 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 	}
 	ended := w.clock.Now()
 	change := w.gates.judge(hook.ID, a.Reason, decision.Gate, started, ended)
-	if err := w.record(ctx, record{attempt: a, disable: decision.DisableWebhook, gate: change}); err != nil {
+	failure := w.failures.observe(hook.ID, a.Reason, a.StatusCode, started, ended)
+	if err := w.record(ctx, record{attempt: a, disable: decision.DisableWebhook, gate: change, failure: failure}); err != nil {
 		return err
 	}
 	w.health.observe(hook.ID, a.Reason)

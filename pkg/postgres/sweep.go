@@ -26,6 +26,8 @@ var sweeps = []struct {
 	{"lane_gates", `until < now() - $1::interval AND (cause <> 'breaker'
 		OR NOT EXISTS (SELECT FROM fairhook.webhooks w WHERE w.id = dead.webhook_id))`, laneRest},
 	{"lane_owners", `until < now() - $1::interval`, laneRest},
+	{"webhook_failures", `since IS NULL AND NOT told AND failed_at < now() - $1::interval`, laneRest},
+	{"webhook_tests", `requested_at < now() - $1::interval`, laneRest},
 	{"lane_health", `updated_at < now() - $1::interval`, laneRest},
 	{"lane_events", `at < now() - $1::interval`, 0},
 	{"instances", `heartbeat_at < now() - $1::interval`, silentRest},

@@ -94,9 +94,12 @@ type Webhook struct {
 	MaxBacklog int `json:"max_backlog"`
 	// AllowedCIDRs are the networks from which events may be submitted to the
 	// webhook directly; empty: all.
-	AllowedCIDRs []string  `json:"allowed_cidrs"`
-	CreatedAt    time.Time `json:"created_at"`
-	UpdatedAt    time.Time `json:"updated_at"`
+	AllowedCIDRs []string `json:"allowed_cidrs"`
+	// AutoDisableAfterSeconds is for how long nothing but failure may come of the webhook
+	// before it is disabled; 0: it never is; nil: what the dispatchers are set to.
+	AutoDisableAfterSeconds *int      `json:"auto_disable_after_seconds"`
+	CreatedAt               time.Time `json:"created_at"`
+	UpdatedAt               time.Time `json:"updated_at"`
 }
 
 // Subscribes reports whether the webhook wants events of this type.
@@ -184,6 +187,10 @@ func (w *Webhook) Check() []FieldError {
 		fault("/accept_per_second", fmt.Sprintf("must be more than 0 and at most %d, or null for no limit", MaxAcceptPerSecond))
 	}
 	faults = append(faults, CheckCIDRs("/allowed_cidrs", w.AllowedCIDRs)...)
+	if s := w.AutoDisableAfterSeconds; s != nil && *s != 0 && (*s < MinAutoDisableSeconds || *s > MaxAutoDisableSeconds) {
+		fault("/auto_disable_after_seconds", fmt.Sprintf("must be between %d and %d, or 0 for never, or null for what the dispatchers are set to",
+			MinAutoDisableSeconds, MaxAutoDisableSeconds))
+	}
 	slices.SortStableFunc(faults, func(a, b FieldError) int { return strings.Compare(a.Pointer, b.Pointer) })
 	return faults
 }
