@@ -45,9 +45,12 @@ type Webhook struct {
 	MaxBacklog int `json:"max_backlog"`
 	// AllowedCIDRs are the networks from which events may be submitted to it
 	// directly; empty: all.
-	AllowedCIDRs []string  `json:"allowed_cidrs"`
-	CreatedAt    time.Time `json:"created_at"`
-	UpdatedAt    time.Time `json:"updated_at"`
+	AllowedCIDRs []string `json:"allowed_cidrs"`
+	// AutoDisableAfterSeconds is for how long nothing but failure may come of the webhook
+	// before it is disabled; 0: for ever; nil: what Fairhook is set to.
+	AutoDisableAfterSeconds *int      `json:"auto_disable_after_seconds"`
+	CreatedAt               time.Time `json:"created_at"`
+	UpdatedAt               time.Time `json:"updated_at"`
 }
 
 // WebhookStatus is whether a webhook receives. A newer Fairhook may have more
@@ -84,6 +87,8 @@ type NewWebhook struct {
 	AcceptPerSecond *float64 `json:"accept_per_second,omitzero"`
 	MaxBacklog      int      `json:"max_backlog,omitzero"`
 	AllowedCIDRs    []string `json:"allowed_cidrs,omitzero"` // default: all
+	// AutoDisableAfterSeconds: nil is what Fairhook is set to, 0 for ever.
+	AutoDisableAfterSeconds *int `json:"auto_disable_after_seconds,omitzero"`
 	// Secret is an existing signing secret ("whsec_...") to bring along, so that
 	// the receiver need not change; empty has Fairhook make one.
 	Secret string `json:"secret,omitzero"`
@@ -118,6 +123,8 @@ type WebhookUpdate struct {
 	AcceptPerSecond *float64          `json:"accept_per_second,omitzero"`
 	MaxBacklog      *int              `json:"max_backlog,omitzero"`
 	AllowedCIDRs    []string          `json:"allowed_cidrs,omitzero"`
+	// AutoDisableAfterSeconds: 0 is for ever.
+	AutoDisableAfterSeconds *int `json:"auto_disable_after_seconds,omitzero"`
 	// Reset names the fields, as in JSON, to put back to Fairhook's defaults.
 	Reset []string `json:"-"`
 }

@@ -56,7 +56,7 @@ func Test(ctx context.Context, q Querier, webhookID, id webhook.ID) (*webhook.Te
 		&t.WebhookState, &lost)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return nil, webhook.Errorf(webhook.CodeNotFound, "There is no test %s of the webhook.", id)
+		return nil, NoTest(id.String())
 	case err != nil:
 		return nil, fmt.Errorf("load test %s: %w", id, err)
 	}
@@ -72,6 +72,11 @@ func Test(ctx context.Context, q Querier, webhookID, id webhook.ID) (*webhook.Te
 		t.Status = webhook.TestStatusFailed
 	}
 	return t, nil
+}
+
+// NoTest is the error for a test that does not exist, by the id that was asked for.
+func NoTest(id string) *webhook.Error {
+	return webhook.Errorf(webhook.CodeNotFound, "There is no test %s of the webhook.", id)
 }
 
 // ClaimedTest is a test that an instance is to make.
