@@ -55,7 +55,7 @@ func newThings(t *testing.T, b *testBundle, tenant string) things {
 // path is a route's pattern with the ids of things.
 func (th things) path(pattern string) string {
 	id := map[string]webhook.ID{"webhooks": th.webhook, "events": th.event, "keys": th.key}[strings.Split(pattern, "/")[2]]
-	path := strings.NewReplacer(":id", id.String(), ":name", "some.type").Replace(pattern)
+	path := strings.NewReplacer(":id", id.String(), ":name", "some.type", ":test", id.String()).Replace(pattern)
 	if strings.HasSuffix(pattern, "/webhooks/:id/events") {
 		path += "?type=a"
 	}
@@ -138,27 +138,29 @@ var foreign = map[string]struct {
 	body   string
 	status int
 }{
-	"POST /v1/events":              {`{"tenant":"acme","type":"a","payload":1}`, http.StatusForbidden},
-	"POST /v1/events ":             {`{"webhook_id":"$","type":"a","payload":1}`, http.StatusNotFound},
-	"POST /v1/events/batch":        {`[{"tenant":"acme","type":"a","payload":1},{"webhook_id":"$","type":"a","payload":1}]`, http.StatusOK}, // looked into below
-	"POST /v1/webhooks/:id/events": {`x`, http.StatusNotFound},
-	"GET /v1/events/:id":           {``, http.StatusNotFound},
-	"GET /v1/events/:id/attempts":  {``, http.StatusNotFound},
-	"GET /v1/deliveries":           {``, http.StatusOK}, // looked into below
-	"POST /v1/webhooks":            {`{"tenant":"acme","url":"http://127.0.0.1/"}`, http.StatusForbidden},
-	"GET /v1/webhooks":             {``, http.StatusOK}, // looked into below
-	"GET /v1/webhooks/:id":         {``, http.StatusNotFound},
-	"PATCH /v1/webhooks/:id":       {`{"description":"foreign"}`, http.StatusNotFound},
-	"DELETE /v1/webhooks/:id":      {``, http.StatusNotFound},
-	"POST /v1/webhooks/:id/pause":  {``, http.StatusNotFound},
-	"POST /v1/webhooks/:id/resume": {``, http.StatusNotFound},
-	"GET /v1/webhooks/:id/secrets": {``, http.StatusNotFound},
-	"POST /v1/keys":                {`{"tenant":"acme","scopes":["read"]}`, http.StatusForbidden},
-	"POST /v1/keys ":               {`{"tenant":null,"scopes":["read"]}`, http.StatusForbidden},
-	"GET /v1/keys":                 {``, http.StatusOK}, // looked into below
-	"GET /v1/keys/:id":             {``, http.StatusNotFound},
-	"DELETE /v1/keys/:id":          {``, http.StatusNotFound},
-	"POST /v1/keys/:id/secrets":    {`{}`, http.StatusNotFound},
+	"POST /v1/events":                  {`{"tenant":"acme","type":"a","payload":1}`, http.StatusForbidden},
+	"POST /v1/events ":                 {`{"webhook_id":"$","type":"a","payload":1}`, http.StatusNotFound},
+	"POST /v1/events/batch":            {`[{"tenant":"acme","type":"a","payload":1},{"webhook_id":"$","type":"a","payload":1}]`, http.StatusOK}, // looked into below
+	"POST /v1/webhooks/:id/events":     {`x`, http.StatusNotFound},
+	"GET /v1/events/:id":               {``, http.StatusNotFound},
+	"GET /v1/events/:id/attempts":      {``, http.StatusNotFound},
+	"GET /v1/deliveries":               {``, http.StatusOK}, // looked into below
+	"POST /v1/webhooks":                {`{"tenant":"acme","url":"http://127.0.0.1/"}`, http.StatusForbidden},
+	"GET /v1/webhooks":                 {``, http.StatusOK}, // looked into below
+	"GET /v1/webhooks/:id":             {``, http.StatusNotFound},
+	"PATCH /v1/webhooks/:id":           {`{"description":"foreign"}`, http.StatusNotFound},
+	"DELETE /v1/webhooks/:id":          {``, http.StatusNotFound},
+	"POST /v1/webhooks/:id/pause":      {``, http.StatusNotFound},
+	"POST /v1/webhooks/:id/resume":     {``, http.StatusNotFound},
+	"GET /v1/webhooks/:id/secrets":     {``, http.StatusNotFound},
+	"POST /v1/webhooks/:id/test":       {``, http.StatusNotFound},
+	"GET /v1/webhooks/:id/tests/:test": {``, http.StatusNotFound},
+	"POST /v1/keys":                    {`{"tenant":"acme","scopes":["read"]}`, http.StatusForbidden},
+	"POST /v1/keys ":                   {`{"tenant":null,"scopes":["read"]}`, http.StatusForbidden},
+	"GET /v1/keys":                     {``, http.StatusOK}, // looked into below
+	"GET /v1/keys/:id":                 {``, http.StatusNotFound},
+	"DELETE /v1/keys/:id":              {``, http.StatusNotFound},
+	"POST /v1/keys/:id/secrets":        {`{}`, http.StatusNotFound},
 	// Event types belong to no tenant: all may see them, and none changes them.
 	"GET /v1/event-types":          {``, http.StatusOK},
 	"GET /v1/event-types/:name":    {``, http.StatusOK},

@@ -53,6 +53,8 @@ var routes = []struct {
 	{method: "PATCH", path: "/v1/webhooks/$", body: `{}`, other: "POST", allow: "OPTIONS, DELETE, GET, PATCH"},
 	{method: "POST", path: "/v1/webhooks/$/pause", other: "GET", allow: "OPTIONS, POST"},
 	{method: "POST", path: "/v1/webhooks/$/resume", other: "PATCH", allow: "OPTIONS, POST"},
+	{method: "POST", path: "/v1/webhooks/$/test", other: "GET", allow: "OPTIONS, POST"},
+	{method: "GET", path: "/v1/webhooks/$/tests/$", other: "DELETE", allow: "OPTIONS, GET"},
 	{method: "GET", path: "/v1/webhooks/$/secrets", other: "PUT", allow: "OPTIONS, GET"},
 	{method: "DELETE", path: "/v1/webhooks/$", other: "FOO", allow: "OPTIONS, DELETE, GET, PATCH"},
 	{method: "POST", path: "/v1/keys", body: `{"tenant":"acme","scopes":["read"]}`, other: "DELETE", allow: "OPTIONS, GET, POST"},
@@ -84,7 +86,12 @@ func TestEveryRoute(t *testing.T) {
 			if strings.HasPrefix(route.path, "/v1/event-types/") {
 				want[any](t, b, http.StatusCreated, "PUT", "/v1/event-types/"+id.String(), `{}`)
 			}
-			path := strings.Replace(route.path, "$", id.String(), 1)
+			if strings.HasSuffix(route.path, "/tests/$") { // one with the id of its webhook
+				if _, err := b.db.Exec(t.Context(), `INSERT INTO fairhook.webhook_tests (id, webhook_id) VALUES ($1, $1)`, id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			path := strings.ReplaceAll(route.path, "$", id.String())
 
 			if !route.public {
 				for _, header := range []string{"", "Bearer wrong", "Bearer", "Basic " + testKey, testKey, "Bearer " + testKey + "x"} {
@@ -147,7 +154,7 @@ func TestEveryRoute(t *testing.T) {
 			if strings.HasPrefix(route.path, "/v1/event-types/") {
 				parameter = ":name"
 			}
-			path, _, _ := strings.Cut(strings.Replace(route.path, "$", parameter, 1), "?")
+			path, _, _ := strings.Cut(strings.Replace(strings.Replace(route.path, "$", parameter, 1), "$", ":test", 1), "?")
 			tested[route.method+" "+path] = true
 		}
 		for _, route := range b.server.echo.Routes() {

@@ -228,9 +228,11 @@ func takeSteps(ctx context.Context, tx pgx.Tx, due []failing, now time.Time) ([]
 		// A row that somebody is changing is passed over, since he may be waiting for
 		// ours: the next failure comes here again.
 		rows, err := tx.Query(ctx, `
-			UPDATE fairhook.webhooks SET status = 'disabled', disabled_reason = $2, updated_at = now()
-			WHERE id IN (SELECT id FROM fairhook.webhooks WHERE id = ANY ($1) AND status = 'active' ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
-			RETURNING id`, disable, disabledFailing)
+			WITH free AS MATERIALIZED (
+				SELECT id FROM fairhook.webhooks WHERE id = ANY ($1) AND status = 'active' ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+			)
+			UPDATE fairhook.webhooks w SET status = 'disabled', disabled_reason = $2, updated_at = now()
+			FROM free WHERE w.id = free.id RETURNING w.id`, disable, disabledFailing)
 		var id webhook.ID
 		if err == nil {
 			_, err = pgx.ForEachRow(rows, []any{&id}, func() error { disabled[id] = true; return nil })
