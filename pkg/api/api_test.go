@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
@@ -55,7 +56,7 @@ func setup(t *testing.T) *testBundle {
 	b.echo.HTTPErrorHandler = func(err error, c echo.Context) {
 		*c.Request().Context().Value(errorKey{}).(*error) = err
 	}
-	api.New(api.Config{Pool: b.db, Clock: clock, Box: b.box, Guard: guard, MaxBodyBytes: 10_000}).Register(b.echo)
+	api.New(api.Config{Pool: b.db, Clock: clock, Box: b.box, Guard: guard, MaxBodyBytes: 10_000, TestWait: 300 * time.Millisecond}).Register(b.echo)
 	return b
 }
 
