@@ -33,7 +33,7 @@ const (
 	// have the most there, and of those the ones to count, up to the number that is
 	// announced. It costs the same for any number of webhooks.
 	backlogInterval = 30 * time.Second
-	samplePages     = 3000
+	samplePages     = 1000
 	sampleLanes     = 200
 	countedBacklogs = 50
 	// sampleDoubt is how much larger than its estimate a backlog may be.
