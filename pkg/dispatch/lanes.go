@@ -2,8 +2,6 @@ package dispatch
 
 import (
 	"context"
-	"net/url"
-	"strings"
 	"time"
 
 	"github.com/fairhook/fairhook/pkg/fairqueue"
@@ -36,7 +34,7 @@ const (
 // what must be claimed first. It is pure.
 func laneLimit(w *postgres.WebhookLimit, now time.Time, sharers int) (fairqueue.Limit, laneNeed) {
 	l := fairqueue.Limit{
-		MaxInFlight: w.MaxInFlight, Weight: w.Weight, Host: hostOf(w.URL), Gated: w.State != webhook.StateActive,
+		MaxInFlight: w.MaxInFlight, Weight: w.Weight, Host: webhook.HostOf(w.URL), Gated: w.State != webhook.StateActive,
 	}
 	if w.RatePerSecond != nil {
 		l.RatePerSecond = *w.RatePerSecond
@@ -93,16 +91,6 @@ func within(l fairqueue.Limit, left, part int, now time.Time) fairqueue.Limit {
 		l.MaxHere = left
 	}
 	return l
-}
-
-// hostOf is the target host of a URL, with its port if it names one; empty for
-// what is no URL.
-func hostOf(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return ""
-	}
-	return strings.ToLower(u.Host)
 }
 
 // limits reads what the fetch must know of webhooks, and claims for this

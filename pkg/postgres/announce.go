@@ -70,11 +70,9 @@ func (a *Announcer) Announce(ctx context.Context, tx pgx.Tx, events []webhook.Op
 
 func subscribers(all []Subscription, eventType string) (ids []webhook.ID) {
 	for i := range all {
-		for _, pattern := range all[i].EventTypes {
-			if webhook.MatchesType(pattern, eventType) {
-				ids = append(ids, all[i].WebhookID)
-				break
-			}
+		w := webhook.Webhook{EventTypes: all[i].EventTypes}
+		if w.Subscribes(eventType) {
+			ids = append(ids, all[i].WebhookID)
 		}
 	}
 	return ids

@@ -288,15 +288,16 @@ type Outcomes struct {
 	CountExhausted bool
 }
 
+// Database runs SQL and begins transactions: a pool does, and a connection.
+type Database interface {
+	Querier
+	Beginner
+}
+
 // Record is RecordAttempts, and also notes how webhooks fail, disables those that fail
 // for too long, and announces what is to be announced. It returns what happened,
 // whether or not somebody is there to be told.
-func (a *Announcer) Record(
-	ctx context.Context, db interface {
-		Querier
-		Beginner
-	}, o Outcomes, policy webhook.FailurePolicy, now time.Time,
-) (happened []webhook.OperationalEvent, err error) {
+func (a *Announcer) Record(ctx context.Context, db Database, o Outcomes, policy webhook.FailurePolicy, now time.Time) (happened []webhook.OperationalEvent, err error) {
 	var batch pgx.Batch
 	queueAttempts(&batch, o.Attempts, o.CountExhausted, now)
 	if len(o.Disable)+len(o.Failures) == 0 {

@@ -44,11 +44,17 @@ type Subject struct {
 
 // NewSubject is the subject of an event about a webhook with this URL.
 func NewSubject(tenant string, id ID, rawURL string) Subject {
-	s := Subject{Tenant: tenant, WebhookID: id}
-	if u, err := url.Parse(rawURL); err == nil {
-		s.Host = strings.ToLower(u.Host)
+	return Subject{Tenant: tenant, WebhookID: id, Host: HostOf(rawURL)}
+}
+
+// HostOf is the target host of a URL, with its port if it names one; empty for what is
+// no URL.
+func HostOf(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return ""
 	}
-	return s
+	return strings.ToLower(u.Host)
 }
 
 // Failure is how a webhook fails: nothing but failure has come of it.
