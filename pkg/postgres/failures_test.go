@@ -410,7 +410,6 @@ func TestFailuresDoNotDeadlock(t *testing.T) {
 				var o postgres.Outcomes
 				for i, w := range hooks {
 					now := time.Now()
-					o.Gates = append(o.Gates, postgres.GateChange{WebhookID: w.ID, Cause: postgres.GateReceiver, At: now, Until: now, StartedAt: now})
 					change := postgres.FailureChange{WebhookID: w.ID, FirstFailedAt: now, LastFailedAt: now, Attempts: 1, Reason: webhook.ReasonTimeout}
 					if (i+round+side)%3 == 0 {
 						change = postgres.FailureChange{WebhookID: w.ID, SucceededAt: now}
