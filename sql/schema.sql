@@ -112,6 +112,20 @@ BEGIN
     RETURN NULL;
 END $function$;
 
+CREATE OR REPLACE FUNCTION fairhook.events_reserved()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+    IF current_setting('fairhook.announcing', true) IS DISTINCT FROM 'on' THEN
+        RAISE EXCEPTION USING ERRCODE = 'FH403',
+            MESSAGE = 'The tenant fairhook.operator is for Fairhook''s own events: nobody submits for it.';
+    END IF;
+    RETURN NEW;
+END $function$;
+REVOKE ALL ON FUNCTION fairhook.events_reserved() FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION fairhook.expired_partitions(retention interval)
  RETURNS SETOF date
  LANGUAGE sql
@@ -527,6 +541,18 @@ BEGIN
 END $function$;
 REVOKE ALL ON FUNCTION fairhook.webhook_credentials_changed() FROM PUBLIC;
 
+CREATE OR REPLACE FUNCTION fairhook.webhook_failures_began()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+    PERFORM pg_notify('fairhook.lanes', NEW.webhook_id::text);
+    RETURN NULL;
+END $function$;
+REVOKE ALL ON FUNCTION fairhook.webhook_failures_began() FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION fairhook.webhook_secrets_notify()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -587,6 +613,25 @@ BEGIN
     END IF;
     RETURN NULL;
 END $function$;
+
+CREATE OR REPLACE FUNCTION fairhook.webhooks_seen_to()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        DELETE FROM fairhook.webhook_failures WHERE webhook_id = OLD.id;
+        DELETE FROM fairhook.exhausted_deliveries WHERE webhook_id = OLD.id;
+        DELETE FROM fairhook.growing_backlogs WHERE webhook_id = OLD.id;
+    ELSIF OLD.url <> NEW.url OR NEW.status = 'active' THEN
+        UPDATE fairhook.webhook_failures SET since = NULL, cleared_at = clock_timestamp(), announced = -1
+        WHERE webhook_id = NEW.id;
+    END IF;
+    RETURN NULL;
+END $function$;
+REVOKE ALL ON FUNCTION fairhook.webhooks_seen_to() FROM PUBLIC;
 
 CREATE SEQUENCE fairhook.river_job_id_seq AS bigint;
 
@@ -659,6 +704,14 @@ CREATE TABLE fairhook.deleted_webhooks (
 );
 CREATE INDEX deleted_webhooks_at_idx ON fairhook.deleted_webhooks USING btree (deleted_at);
 
+CREATE TABLE fairhook.dispatch_clock (
+    singleton boolean NOT NULL DEFAULT true,
+    worked interval NOT NULL DEFAULT '00:00:00'::interval,
+    ticked_at timestamp with time zone NOT NULL,
+    CONSTRAINT dispatch_clock_pkey PRIMARY KEY (singleton),
+    CONSTRAINT dispatch_clock_singleton_check CHECK (singleton)
+);
+
 CREATE TABLE fairhook.event_types (
     name text NOT NULL,
     description text NOT NULL,
@@ -680,6 +733,27 @@ CREATE TABLE fairhook.events (
     webhook_ids uuid[] NOT NULL,
     CONSTRAINT events_pkey PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
+CREATE TRIGGER events_reserved BEFORE INSERT ON fairhook.events FOR EACH ROW WHEN ((new.tenant = 'fairhook.operator'::text)) EXECUTE FUNCTION fairhook.events_reserved();
+
+CREATE TABLE fairhook.exhausted_deliveries (
+    webhook_id uuid NOT NULL,
+    deliveries bigint NOT NULL,
+    event_ids uuid[] NOT NULL,
+    first_at timestamp with time zone,
+    last_at timestamp with time zone,
+    announce_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT exhausted_deliveries_pkey PRIMARY KEY (webhook_id)
+)
+WITH (fillfactor=50);
+CREATE INDEX exhausted_deliveries_announce_idx ON fairhook.exhausted_deliveries USING btree (announce_at);
+
+CREATE TABLE fairhook.growing_backlogs (
+    webhook_id uuid NOT NULL,
+    announced_at timestamp with time zone NOT NULL DEFAULT now(),
+    checked_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT growing_backlogs_pkey PRIMARY KEY (webhook_id)
+);
+CREATE INDEX growing_backlogs_checked_idx ON fairhook.growing_backlogs USING btree (checked_at);
 
 CREATE TABLE fairhook.idempotency_keys (
     tenant text NOT NULL,
@@ -846,7 +920,8 @@ CREATE INDEX signed_requests_created_idx ON fairhook.signed_requests USING btree
 CREATE TABLE fairhook.submit_grants (
     role name NOT NULL,
     tenant text,
-    created_at timestamp with time zone NOT NULL DEFAULT now()
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT submit_grants_no_operator CHECK ((tenant <> 'fairhook.operator'::text))
 );
 CREATE UNIQUE INDEX submit_grants_all_idx ON fairhook.submit_grants USING btree (role) WHERE (tenant IS NULL);
 CREATE UNIQUE INDEX submit_grants_tenant_idx ON fairhook.submit_grants USING btree (tenant, role);
@@ -871,6 +946,23 @@ CREATE TABLE fairhook.webhook_credentials (
 CREATE INDEX webhook_credentials_certificate_idx ON fairhook.webhook_credentials USING btree (certificate_not_after) WHERE (certificate_not_after IS NOT NULL);
 CREATE TRIGGER webhook_credentials_changed AFTER INSERT OR DELETE OR UPDATE ON fairhook.webhook_credentials FOR EACH ROW EXECUTE FUNCTION fairhook.webhook_credentials_changed();
 
+CREATE TABLE fairhook.webhook_failures (
+    webhook_id uuid NOT NULL,
+    since timestamp with time zone,
+    cleared_at timestamp with time zone,
+    failed_at timestamp with time zone NOT NULL,
+    failed_worked interval NOT NULL,
+    failing_for interval NOT NULL,
+    attempts bigint NOT NULL,
+    reason text NOT NULL,
+    status_code smallint,
+    announced smallint NOT NULL DEFAULT '-1'::integer,
+    told boolean NOT NULL DEFAULT false,
+    CONSTRAINT webhook_failures_pkey PRIMARY KEY (webhook_id)
+)
+WITH (fillfactor=50);
+CREATE TRIGGER webhook_failures_began AFTER INSERT ON fairhook.webhook_failures FOR EACH ROW EXECUTE FUNCTION fairhook.webhook_failures_began();
+
 CREATE TABLE fairhook.webhook_secrets (
     id uuid NOT NULL,
     webhook_id uuid NOT NULL,
@@ -884,6 +976,28 @@ CREATE TABLE fairhook.webhook_secrets (
 );
 CREATE INDEX webhook_secrets_webhook_idx ON fairhook.webhook_secrets USING btree (webhook_id, id);
 CREATE TRIGGER webhook_secrets_notify AFTER INSERT OR DELETE OR UPDATE ON fairhook.webhook_secrets FOR EACH ROW EXECUTE FUNCTION fairhook.webhook_secrets_notify();
+
+CREATE TABLE fairhook.webhook_tests (
+    id uuid NOT NULL,
+    webhook_id uuid NOT NULL,
+    requested_at timestamp with time zone NOT NULL DEFAULT now(),
+    claimed_at timestamp with time zone,
+    instance text,
+    finished_at timestamp with time zone,
+    reason text,
+    status_code smallint,
+    auth_us bigint,
+    dns_us bigint,
+    connect_us bigint,
+    tls_us bigint,
+    first_byte_us bigint,
+    total_us bigint,
+    response text,
+    detail text,
+    CONSTRAINT webhook_tests_pkey PRIMARY KEY (id)
+);
+CREATE INDEX webhook_tests_waiting_idx ON fairhook.webhook_tests USING btree (requested_at) WHERE (claimed_at IS NULL);
+CREATE INDEX webhook_tests_webhook_idx ON fairhook.webhook_tests USING btree (webhook_id, requested_at);
 
 CREATE TABLE fairhook.webhooks (
     id uuid NOT NULL,
@@ -908,6 +1022,7 @@ CREATE TABLE fairhook.webhooks (
     weight smallint NOT NULL DEFAULT 1,
     signatures text[] NOT NULL DEFAULT '{standard}'::text[],
     signature_template jsonb,
+    auto_disable_after_seconds integer,
     CONSTRAINT webhooks_pkey PRIMARY KEY (id),
     CONSTRAINT webhooks_status_check CHECK ((status = ANY (ARRAY['active'::text, 'paused'::text, 'disabled'::text])))
 );
@@ -917,3 +1032,5 @@ CREATE INDEX webhooks_tenant_idx ON fairhook.webhooks USING btree (tenant, id);
 CREATE TRIGGER webhooks_deleted AFTER DELETE ON fairhook.webhooks FOR EACH ROW EXECUTE FUNCTION fairhook.webhooks_deleted();
 CREATE TRIGGER webhooks_gated AFTER UPDATE OF status, url ON fairhook.webhooks FOR EACH ROW WHEN (((old.status <> new.status) OR (old.url <> new.url))) EXECUTE FUNCTION fairhook.webhooks_gated();
 CREATE TRIGGER webhooks_notify AFTER INSERT OR DELETE OR UPDATE ON fairhook.webhooks FOR EACH ROW EXECUTE FUNCTION fairhook.webhooks_notify();
+CREATE TRIGGER webhooks_seen_to AFTER UPDATE OF status, url ON fairhook.webhooks FOR EACH ROW WHEN (((old.status <> new.status) OR (old.url <> new.url))) EXECUTE FUNCTION fairhook.webhooks_seen_to();
+CREATE TRIGGER webhooks_seen_to_deleted AFTER DELETE ON fairhook.webhooks FOR EACH ROW EXECUTE FUNCTION fairhook.webhooks_seen_to();

@@ -50,6 +50,11 @@ type config struct {
 	// DrainTimeout is how long running requests may go on after the first
 	// signal, and ShutdownTimeout how long stopping may take in all.
 	DrainTimeout, ShutdownTimeout time.Duration
+	// AutoDisableAfter and WarnFailingAfter are for how long nothing but failure may come
+	// of a webhook until it is disabled, and until that is announced; 0: for ever.
+	AutoDisableAfter, WarnFailingAfter time.Duration
+	// BacklogWarning is how many waiting deliveries of a webhook are announced; 0: never.
+	BacklogWarning int
 	// Retention is how long events and attempts are kept; 0: for ever.
 	Retention time.Duration
 
@@ -125,6 +130,12 @@ func (c *config) register(s *daemon.Settings) {
 		}
 		return nil
 	})
+	s.Duration(&c.AutoDisableAfter, "auto-disable-after", dispatch.DefaultDisableAfter, "for how long nothing but failure may come of a webhook, such as 5d, before it is disabled, unless it has an auto_disable_after_seconds of its own; set alike for all dispatchers; 0s: for ever")
+	s.Check("auto-disable-after", longEnough(&c.AutoDisableAfter))
+	s.Duration(&c.WarnFailingAfter, "warn-failing-after", dispatch.DefaultWarnAfter, "for how long nothing but failure may come of a webhook before operators are told for the first time; 0s: not before half of its time has passed")
+	s.Check("warn-failing-after", longEnough(&c.WarnFailingAfter))
+	s.Int(&c.BacklogWarning, "backlog-warning", dispatch.DefaultBacklogWarning, "waiting deliveries of one webhook, or half of its max_backlog if that is less, of which operators are told; 0: any number is fine")
+	s.Check("backlog-warning", func() error { return within(c.BacklogWarning, 0, webhook.MaxMaxBacklog) })
 	s.Duration(&c.DrainTimeout, "drain-timeout", dispatch.DefaultDrain, "how long running requests may go on after SIGTERM")
 	s.Duration(&c.ShutdownTimeout, "shutdown-timeout", 25*time.Second, "how long stopping may take in all")
 	s.Check("drain-timeout", func() error {
@@ -140,6 +151,16 @@ func (c *config) register(s *daemon.Settings) {
 		}
 		return nil
 	})
+}
+
+// longEnough is for times that are 0 for ever, or as long as a webhook may choose.
+func longEnough(d *time.Duration) func() error {
+	return func() error {
+		if *d != 0 && (*d < webhook.MinAutoDisableSeconds*time.Second || *d > webhook.MaxAutoDisableSeconds*time.Second) {
+			return errors.New("must be 0s or between 1m and 365d")
+		}
+		return nil
+	}
 }
 
 func within(value, low, high int) error {
@@ -196,12 +217,14 @@ func run(ctx context.Context, cfg config) error {
 			Breaker: limit.BreakerConfig{
 				Failures: float64(cfg.BreakerFailures) / 100, Attempts: cfg.BreakerAttempts, Window: cfg.BreakerWindow,
 			},
-			NoBreaker:  cfg.BreakerFailures == 0,
-			Retention:  cfg.Retention,
-			Guard:      guard,
-			Box:        cfg.keys.Box(),
-			Logger:     logger,
-			Registerer: registry,
+			NoBreaker:      cfg.BreakerFailures == 0,
+			Failures:       webhook.FailurePolicy{DisableAfter: cfg.AutoDisableAfter, WarnAfter: cfg.WarnFailingAfter},
+			BacklogWarning: cfg.BacklogWarning,
+			Retention:      cfg.Retention,
+			Guard:          guard,
+			Box:            cfg.keys.Box(),
+			Logger:         logger,
+			Registerer:     registry,
 		})
 		if err != nil {
 			if ctx.Err() != nil {

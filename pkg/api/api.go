@@ -10,6 +10,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/fairhook/fairhook/pkg/catalog"
 	"github.com/fairhook/fairhook/pkg/egress"
+	"github.com/fairhook/fairhook/pkg/fairqueue"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/seal"
 	"github.com/fairhook/fairhook/pkg/webhook"
@@ -42,6 +44,8 @@ type Config struct {
 	Catalog *catalog.Catalog
 	// MaxBodyBytes is the largest request body; 0 means DefaultMaxBodyBytes.
 	MaxBodyBytes int64
+	// TestWait is how long a request waits for the test that it asks for; 0 means 10 s.
+	TestWait time.Duration
 }
 
 // PublicKeysRoute is the one route here that anyone may call.
@@ -55,15 +59,17 @@ type API struct {
 	guard        *egress.Guard
 	catalog      *catalog.Catalog
 	maxBodyBytes int64
+	testWait     time.Duration
+	announcer    *postgres.Announcer
 }
 
 // New makes an API. It starts nothing.
 func New(cfg Config) *API {
-	a := &API{pool: cfg.Pool, clock: cfg.Clock, box: cfg.Box, guard: cfg.Guard, catalog: cfg.Catalog, maxBodyBytes: cfg.MaxBodyBytes}
-	if a.maxBodyBytes == 0 {
-		a.maxBodyBytes = DefaultMaxBodyBytes
+	return &API{
+		pool: cfg.Pool, clock: cfg.Clock, box: cfg.Box, guard: cfg.Guard, catalog: cfg.Catalog,
+		maxBodyBytes: cmp.Or(cfg.MaxBodyBytes, DefaultMaxBodyBytes), testWait: cmp.Or(cfg.TestWait, testWait),
+		announcer: postgres.NewAnnouncer(fairqueue.JobInsert()),
 	}
-	return a
 }
 
 // Register adds the routes to e. Which scope a route needs is for middleware to
@@ -82,6 +88,8 @@ func (a *API) Register(e *echo.Echo) {
 	e.DELETE("/v1/webhooks/:id", a.deleteWebhook, a.ownWebhook)
 	e.POST("/v1/webhooks/:id/pause", a.pauseWebhook, a.ownWebhook)
 	e.POST("/v1/webhooks/:id/resume", a.resumeWebhook, a.ownWebhook)
+	e.POST("/v1/webhooks/:id/test", a.startTest, a.ownWebhook)
+	e.GET("/v1/webhooks/:id/tests/:test", a.getTest, a.ownWebhook)
 	e.GET("/v1/webhooks/:id/secrets", a.listSecrets, a.ownWebhook)
 	e.POST("/v1/webhooks/:id/secrets", a.rotateSecret, a.ownWebhook)
 	e.DELETE("/v1/webhooks/:id/secrets/:secret_id", a.deleteSecret, a.ownWebhook)

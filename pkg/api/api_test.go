@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
@@ -57,7 +58,8 @@ func setup(t *testing.T) *testBundle {
 		*c.Request().Context().Value(errorKey{}).(*error) = err
 	}
 	api.New(api.Config{
-		Pool: b.db, Clock: clock, Box: b.box, Guard: guard, MaxBodyBytes: 10_000, Catalog: catalog.New(catalog.Config{Pool: b.db}),
+		Pool: b.db, Clock: clock, Box: b.box, Guard: guard, MaxBodyBytes: 10_000, TestWait: 300 * time.Millisecond,
+		Catalog: catalog.New(catalog.Config{Pool: b.db}),
 	}).Register(b.echo)
 	return b
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"net/http"
 	"reflect"
 	"slices"
@@ -26,7 +27,7 @@ var (
 	chosenFields = []string{
 		"tenant", "url", "description", "event_types", "status", "headers", "timeout_seconds",
 		"max_in_flight", "rate_per_second", "burst", "weight", "retry_schedule_seconds", "max_age_seconds", "accept_per_second", "max_backlog",
-		"allowed_cidrs", "signatures", "signature_template", "secret", "private_key", "auth", "tls",
+		"allowed_cidrs", "auto_disable_after_seconds", "signatures", "signature_template", "secret", "private_key", "auth", "tls",
 	}
 	setByFairhook = []string{"id", "disabled_reason", "created_at", "updated_at"}
 	webhookFields = slices.Concat(chosenFields, setByFairhook)
@@ -142,6 +143,7 @@ func resetWebhook(w *webhook.Webhook) {
 	w.MaxBacklog = webhook.DefaultMaxBacklog
 	w.AllowedCIDRs = []string{}
 	w.Signatures, w.SignatureTemplate = []webhook.Scheme{webhook.SchemeStandard}, nil
+	w.AutoDisableAfterSeconds = nil
 }
 
 // apply writes the given fields into w: null means the default. The tenant and
@@ -157,7 +159,9 @@ func (a *API) apply(o *strictjson.Object, w *webhook.Webhook) []webhook.FieldErr
 	set(o, "timeout_seconds", &w.TimeoutSeconds, defaults.TimeoutSeconds, o.Int)
 	set(o, "max_in_flight", &w.MaxInFlight, defaults.MaxInFlight, o.Int)
 	set(o, "rate_per_second", &w.RatePerSecond, defaults.RatePerSecond, o.Float)
-	set(o, "burst", &w.Burst, defaults.Burst, func(name string) *int { n := o.Int(name); return &n })
+	optional := func(name string) *int { n := o.Int(name); return &n }
+	set(o, "burst", &w.Burst, defaults.Burst, optional)
+	set(o, "auto_disable_after_seconds", &w.AutoDisableAfterSeconds, defaults.AutoDisableAfterSeconds, optional)
 	set(o, "weight", &w.Weight, defaults.Weight, o.Int)
 	set(o, "retry_schedule_seconds", &w.RetrySchedule, defaults.RetrySchedule, o.Ints)
 	set(o, "max_age_seconds", &w.MaxAgeSeconds, defaults.MaxAgeSeconds, o.Int)
@@ -272,9 +276,15 @@ func (a *API) setState(c echo.Context, state webhook.State) error {
 	}
 	var w *webhook.Webhook
 	ctx := c.Request().Context()
-	err = a.withConn(ctx, func(conn *pgxpool.Conn) (err error) {
-		w, err = postgres.SetWebhookState(ctx, conn, id, state)
-		return err
+	err = a.inTx(ctx, func(tx pgx.Tx) error {
+		before, err := postgres.LockWebhook(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if w, err = postgres.SetWebhookState(ctx, tx, id, state); err != nil {
+			return err
+		}
+		return a.sayEnabled(ctx, tx, before.State, w)
 	})
 	if err != nil {
 		return err
@@ -284,6 +294,15 @@ func (a *API) setState(c echo.Context, state webhook.State) error {
 		return err
 	}
 	return WriteJSON(c, http.StatusOK, w)
+}
+
+// sayEnabled tells the operators, in the transaction of the change, of a webhook that
+// Fairhook had disabled and somebody has made active.
+func (a *API) sayEnabled(ctx context.Context, tx pgx.Tx, before webhook.State, w *webhook.Webhook) error {
+	if before != webhook.StateDisabled || w.State != webhook.StateActive {
+		return nil
+	}
+	return a.announcer.Enabled(ctx, tx, w, webhook.RecoveredEnabled, a.clock.Now())
 }
 
 func (a *API) listWebhooks(c echo.Context) error {
@@ -324,7 +343,10 @@ func (a *API) updateWebhook(c echo.Context) error {
 		if err := a.change(o, w); err != nil || reflect.DeepEqual(before, *w) {
 			return err
 		}
-		if err := a.storeChange(ctx, tx, &before, w); err != nil || slices.Equal(before.Signatures, w.Signatures) {
+		if err := a.storeChange(ctx, tx, &before, w); err != nil {
+			return err
+		}
+		if err := a.sayEnabled(ctx, tx, before.State, w); err != nil || slices.Equal(before.Signatures, w.Signatures) {
 			return err
 		}
 		return a.ensureSecrets(ctx, tx, w)

@@ -727,6 +727,36 @@ func TestWebhooks(t *testing.T) {
 		}
 	})
 
+	t.Run("TestTellsWhatCameOfIt", func(t *testing.T) {
+		t.Parallel()
+		const body = `{"id":"` + eventID + `","webhook_id":"` + webhookID + `","status":"failed","requested_at":"2026-01-02T03:04:05Z",` +
+			`"finished_at":"2026-01-02T03:04:06Z","reason":"server_error","status_code":500,"timings":{"total_us":7},"response":"no","detail":null,` +
+			`"webhook_status":"disabled"}`
+		fake := newFake(t, answer(200, body))
+		c := dial(t, fake)
+		got, err := c.Webhooks().Test(t.Context(), webhookID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := c.Webhooks().GetTest(t.Context(), webhookID, eventID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, test := range []*client.WebhookTest{got, again} {
+			if test.ID != eventID || test.Status != client.TestFailed || *test.Reason != "server_error" || *test.StatusCode != 500 ||
+				*test.Timings.Total != 7 || *test.Response != "no" || test.WebhookStatus != client.WebhookDisabled || test.FinishedAt == nil {
+				t.Errorf("got %+v", test)
+			}
+		}
+		requests := fake.got()
+		if r := requests[0]; r.method != "POST" || r.path != "/v1/webhooks/"+webhookID+"/test" || len(r.body) != 0 {
+			t.Errorf("asked %s %s", r.method, r.path)
+		}
+		if r := requests[1]; r.method != "GET" || r.path != "/v1/webhooks/"+webhookID+"/tests/"+eventID {
+			t.Errorf("asked %s %s", r.method, r.path)
+		}
+	})
+
 	t.Run("UpdateSendsOnlyWhatChanges", func(t *testing.T) {
 		t.Parallel()
 		fake := newFake(t, answer(200, webhookBody))

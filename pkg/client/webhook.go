@@ -54,8 +54,11 @@ type Webhook struct {
 	// SignTemplate.
 	Signatures        []SignatureScheme  `json:"signatures"`
 	SignatureTemplate *SignatureTemplate `json:"signature_template"`
-	CreatedAt         time.Time          `json:"created_at"`
-	UpdatedAt         time.Time          `json:"updated_at"`
+	// AutoDisableAfterSeconds is for how long nothing but failure may come of the webhook
+	// before it is disabled; 0: for ever; nil: what Fairhook is set to.
+	AutoDisableAfterSeconds *int      `json:"auto_disable_after_seconds"`
+	CreatedAt               time.Time `json:"created_at"`
+	UpdatedAt               time.Time `json:"updated_at"`
 }
 
 // WebhookStatus is whether a webhook receives. A newer Fairhook may have more
@@ -96,8 +99,10 @@ type NewWebhook struct {
 	AcceptPerSecond *float64 `json:"accept_per_second,omitzero"`
 	MaxBacklog      int      `json:"max_backlog,omitzero"`
 	AllowedCIDRs    []string `json:"allowed_cidrs,omitzero"` // default: all
-	Auth            *Auth    `json:"auth,omitzero"`          // default: none
-	TLS             *TLS     `json:"tls,omitzero"`           // default: nothing special
+	// AutoDisableAfterSeconds: nil is what Fairhook is set to, 0 for ever.
+	AutoDisableAfterSeconds *int  `json:"auto_disable_after_seconds,omitzero"`
+	Auth                    *Auth `json:"auth,omitzero"` // default: none
+	TLS                     *TLS  `json:"tls,omitzero"`  // default: nothing special
 	// Signatures: default SignStandard. SignTemplate needs SignatureTemplate.
 	Signatures        []SignatureScheme  `json:"signatures,omitzero"`
 	SignatureTemplate *SignatureTemplate `json:"signature_template,omitzero"`
@@ -145,6 +150,8 @@ type WebhookUpdate struct {
 	Signatures      []SignatureScheme `json:"signatures,omitzero"`
 	// SignatureTemplate goes with SignTemplate: who leaves that resets this too.
 	SignatureTemplate *SignatureTemplate `json:"signature_template,omitzero"`
+	// AutoDisableAfterSeconds: 0 is for ever.
+	AutoDisableAfterSeconds *int `json:"auto_disable_after_seconds,omitzero"`
 	// Reset names the fields, as in JSON, to put back to Fairhook's defaults.
 	Reset []string `json:"-"`
 }

@@ -93,6 +93,11 @@ type Config struct {
 	// NoBreaker does without them.
 	Breaker   limit.BreakerConfig
 	NoBreaker bool
+	// Failures says what follows when nothing but failure comes of a webhook.
+	Failures webhook.FailurePolicy
+	// BacklogWarning is how many waiting deliveries of a webhook are announced; 0: any
+	// number is fine.
+	BacklogWarning int
 	// Retention is how long events and attempts are kept, by the leader: at least
 	// MinRetention, or 0 for ever.
 	Retention time.Duration
@@ -117,6 +122,11 @@ type Dispatcher struct {
 	health    *health
 	gates     *gatekeeper
 	probes    probePace
+	failures  *failures
+	clients   *identity.Clients
+	tokens    *identity.Tokens
+	herald    *herald
+	tester    *tester
 	capacity  *capacity
 	heartbeat *heartbeat.Heartbeat
 	retention *retention
@@ -172,6 +182,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		breakers = limit.NewBreakers(d.cfg.Breaker)
 	}
 	d.gates = newGatekeeper(breakers)
+	d.failures = newFailures(d.cfg.Failures)
 	d.capacity = newCapacity(d.cfg.Workers, func() { d.queue.Freed() })
 	m.showCapacity(d.cfg.Registerer, d.capacity)
 	host, err := os.Hostname()
@@ -184,6 +195,9 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		OnBeat: func(alive int) {
 			m.dispatchers.Set(float64(alive))
 			d.share(alive)
+			for _, id := range d.failures.forget(d.clock.Now()) {
+				d.queue.Changed(id)
+			}
 		},
 		Logger: d.cfg.Logger, Registerer: d.cfg.Registerer,
 	})
@@ -219,10 +233,24 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		Logger:     d.cfg.Logger,
 		Registerer: d.cfg.Registerer,
 	})
-	d.catalog.OnChange(func(id webhook.ID, _ string) { d.queue.Changed(id) })
+	d.herald = &herald{
+		db: d.pool, catalog: d.catalog, clock: d.clock, announcer: postgres.NewAnnouncer(fairqueue.JobInsert()),
+		growing: d.cfg.BacklogWarning, logger: d.cfg.Logger, metrics: m,
+	}
+	d.clients = identity.NewClients(d.cfg.Guard, 0)
+	d.tokens = identity.NewTokens(d.cfg.Guard.Client(), courier.UserAgent(d.cfg.Version), d.cfg.Registerer)
+	d.tester = newTester(d, m)
+	d.catalog.OnChange(func(id webhook.ID, _ string) {
+		d.queue.Changed(id)
+		d.tester.look()
+	})
 	d.catalog.OnReset(d.queue.Reset)
 	d.loader = newLoader(d.pool)
-	d.recorder = newRecorder(d.pool, d.cfg.Logger, m)
+	d.recorder = newRecorder(&recording{
+		db: d.pool, clock: d.clock, announcer: d.herald.announcer, policy: d.cfg.Failures,
+		countsExhausted: func(ctx context.Context) bool { return d.herald.wanted(ctx, webhook.DeliveryExhausted) },
+		logger:          d.cfg.Logger, metrics: m,
+	})
 	d.health = newHealth(d.pool, d.cfg.Logger)
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &worker{
@@ -234,12 +262,13 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 		health:    d.health,
 		queue:     d.queue,
 		fresh:     d.heartbeat.Fresh,
-		clients:   identity.NewClients(d.cfg.Guard, 0),
-		tokens:    identity.NewTokens(d.cfg.Guard.Client(), courier.UserAgent(d.cfg.Version), d.cfg.Registerer),
+		clients:   d.clients,
+		tokens:    d.tokens,
 		clock:     d.clock,
 		logger:    d.cfg.Logger,
 		metrics:   m,
 		gates:     d.gates,
+		failures:  d.failures,
 		capacity:  d.capacity,
 	})
 	d.client, err = river.NewClient(fairqueue.NewDriver(d.pool, d.queue), d.riverConfig(workers))
@@ -314,6 +343,18 @@ func (d *Dispatcher) duties() []fairqueue.Duty {
 			Run:  func(ctx context.Context) error { return d.vacuum.Run(ctx) },
 			Lost: func() { d.vacuum.Lost() },
 		},
+		{
+			Name: "dispatch_clock", Interval: tickInterval, Timeout: dutyTimeout,
+			Run: func(ctx context.Context) error { return postgres.TickDispatchClock(ctx, d.pool, d.clock.Now()) },
+		},
+		{
+			Name: "exhausted_deliveries", Interval: exhaustedInterval, Timeout: dutyTimeout,
+			Run: func(ctx context.Context) error { return d.herald.exhausted(ctx) },
+		},
+		{
+			Name: "backlogs", Interval: backlogInterval, Timeout: dutyTimeout,
+			Run: func(ctx context.Context) error { return d.herald.backlogs(ctx) },
+		},
 	}
 }
 
@@ -334,6 +375,7 @@ func (d *Dispatcher) Add(stages *daemon.Stages) {
 	stages.Add("health", d.health.Run)
 	stages.Add("queue", d.queue.Run)
 	stages.Add("heartbeat", d.heartbeat.Run)
+	stages.Add("tests", d.tester.Run)
 	stages.Add("give back", d.giveBackDead)
 	stages.AddDrained("deliveries", d.work)
 }

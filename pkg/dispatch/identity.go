@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/fairhook/fairhook/pkg/catalog"
+	"github.com/fairhook/fairhook/pkg/courier"
 	"github.com/fairhook/fairhook/pkg/identity"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/webhook"
@@ -24,8 +26,18 @@ type authorization struct {
 	token  webhook.Secret // of oauth2, once it is there
 }
 
-func (w *worker) authorization(hook *webhook.Webhook) *authorization {
-	return &authorization{tokens: w.tokens, hook: hook}
+// requestTo is a request to a webhook as it is now, but for what it is about.
+func requestTo(target *catalog.Entry, a *authorization, userAgent string) *courier.Request {
+	hook := &target.Webhook
+	return &courier.Request{
+		URL:       hook.URL,
+		Signer:    target.Signer,
+		Headers:   hook.Headers,
+		Authorize: a.authorize(),
+		Secrets:   a.secrets(),
+		Timeout:   time.Duration(hook.TimeoutSeconds) * time.Second,
+		UserAgent: userAgent,
+	}
 }
 
 // authorize is courier.Request.Authorize.

@@ -193,7 +193,7 @@ func TestAStaleInstanceSendsNothing(t *testing.T) {
 		w := &worker{
 			instance: p.cfg.Instance, catalog: p.catalog, loader: p.loader, recorder: p.recorder, queue: p.queue,
 			fresh: func() bool { return fresh }, clients: identity.NewClients(p.cfg.Guard, 0), clock: p.clock,
-			logger: p.cfg.Logger, metrics: newMetrics(prometheus.NewRegistry()), gates: p.gates, capacity: p.capacity, health: p.health,
+			logger: p.cfg.Logger, metrics: newMetrics(prometheus.NewRegistry()), gates: p.gates, capacity: p.capacity, health: p.health, failures: p.failures,
 		}
 		j := &river.Job[job.Delivery]{
 			JobRow: &rivertype.JobRow{Attempt: 1, ScheduledAt: b.clock.Now()},

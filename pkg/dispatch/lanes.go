@@ -115,6 +115,7 @@ func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) 
 	for i := range found {
 		w := &found[i]
 		d.gates.learn(w.ID, w.Gate)
+		d.failures.learn(w.ID, w.Unwell, now)
 		l, need := laneLimit(w, now, sharers)
 		limits[w.ID] = l
 		switch need {

@@ -1,6 +1,9 @@
 package dispatch
 
 import (
+	"context"
+	"log/slog"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/fairhook/fairhook/pkg/postgres"
@@ -17,6 +20,8 @@ type metrics struct {
 	recordErrors    prometheus.Counter
 	gates           *prometheus.CounterVec // by what happened and why
 	dispatchers     prometheus.Gauge
+	operational     *prometheus.CounterVec // by type
+	tests           *prometheus.CounterVec // by reason
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -58,6 +63,17 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Dispatchers that this one has heard of lately, itself included.",
 		}),
 	}
+	m.operational = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fairhook_operational_events_total",
+		Help: "What happened to webhooks that operators can be told of: webhook.* whether or not one is told, the operators' own webhooks included; the others as announced.",
+	}, []string{"type"})
+	for _, t := range webhook.OperationalTypes() {
+		m.operational.WithLabelValues(string(t))
+	}
+	m.tests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fairhook_webhook_tests_total",
+		Help: "Tests of webhooks that this dispatcher made, by how they ended.",
+	}, []string{"reason"})
 	byPhase := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "fairhook_attempt_phase_seconds",
 		Help:    "Where the time of attempts went: waiting after they were due (queue), dns, connect, tls, and until the first byte of the answer.",
@@ -66,9 +82,23 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for i, name := range phaseNames {
 		m.attemptPhases[i] = byPhase.WithLabelValues(name)
 	}
-	reg.MustRegister(byPhase, m.attempts, m.attemptDuration, m.endToEnd, m.recordDuration, m.recordBatch, m.recordErrors, m.gates,
+	reg.MustRegister(byPhase, m.operational, m.tests, m.attempts, m.attemptDuration, m.endToEnd, m.recordDuration, m.recordBatch, m.recordErrors, m.gates,
 		m.dispatchers)
 	return m
+}
+
+// tell counts and logs what happened to webhooks.
+func (m *metrics) tell(ctx context.Context, logger *slog.Logger, happened []webhook.OperationalEvent) {
+	for i := range happened {
+		e := &happened[i]
+		m.operational.WithLabelValues(string(e.Type)).Inc()
+		level := slog.LevelWarn
+		if e.Type == webhook.WebhookRecovered {
+			level = slog.LevelInfo
+		}
+		logger.LogAttrs(ctx, level, string(e.Type),
+			slog.String("tenant", e.Subject.Tenant), slog.String("webhook_id", e.Subject.WebhookID.String()), slog.Any("data", e.Data))
+	}
 }
 
 // gate counts a change of a gate.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/webhook"
@@ -25,21 +26,34 @@ const (
 // must be disabled, and what happens to its gate.
 type record struct {
 	attempt webhook.Attempt
-	disable string               // the URL that answered 410; empty: it stays as it is
-	gate    *postgres.GateChange // nil: nothing
+	disable string                  // the URL that answered 410; empty: it stays as it is
+	gate    *postgres.GateChange    // nil: nothing
+	failure *postgres.FailureChange // nil: there is nothing to note
 }
 
 // disabledGone is what a webhook's owner is told when a 410 disabled it.
 const disabledGone = "the receiver answered 410 Gone"
 
+// recording is what it takes to record attempts.
+type recording struct {
+	db        *pgxpool.Pool
+	clock     *postgres.Clock
+	announcer *postgres.Announcer
+	policy    webhook.FailurePolicy
+	// countsExhausted reports whether somebody wants to hear of exhausted deliveries.
+	countsExhausted func(ctx context.Context) bool
+	logger          *slog.Logger
+	metrics         *metrics
+}
+
 // newRecorder makes the group commit of attempts. While the database is away it
 // tries again until the process stops: an attempt that was made is not
 // forgotten, and its worker's slot is held, so that no more is sent than can be
 // recorded.
-func newRecorder(db postgres.Querier, logger *slog.Logger, m *metrics) *batcher[record, error] {
+func newRecorder(to *recording) *batcher[record, error] {
 	return newBatcher(recorderWorkers, recorderBatch, func(ctx context.Context, records []record) []error {
 		answers := make([]error, len(records))
-		if err := commit(ctx, db, logger, m, records); err == nil || len(records) == 1 {
+		if err := to.commit(ctx, records); err == nil || len(records) == 1 {
 			for i := range answers {
 				answers[i] = err
 			}
@@ -47,51 +61,54 @@ func newRecorder(db postgres.Querier, logger *slog.Logger, m *metrics) *batcher[
 		}
 		// Bad data in one row must not take the others with it.
 		for i := range records {
-			answers[i] = commit(ctx, db, logger, m, records[i:i+1])
+			answers[i] = to.commit(ctx, records[i:i+1])
 		}
 		return answers
 	})
 }
 
 // commit writes records, trying again for as long as trying again can help.
-func commit(ctx context.Context, db postgres.Querier, logger *slog.Logger, m *metrics, records []record) error {
-	attempts := make([]webhook.Attempt, len(records))
-	var (
-		disable []postgres.Disabling
-		gates   []postgres.GateChange
-	)
+func (to *recording) commit(ctx context.Context, records []record) error {
+	o := postgres.Outcomes{Attempts: make([]webhook.Attempt, len(records))}
 	for i, r := range records {
-		attempts[i] = r.attempt
+		o.Attempts[i] = r.attempt
 		if r.disable != "" {
-			disable = append(disable, postgres.Disabling{WebhookID: r.attempt.WebhookID, URL: r.disable, Reason: disabledGone})
+			o.Disable = append(o.Disable, postgres.Disabling{WebhookID: r.attempt.WebhookID, URL: r.disable, Reason: disabledGone})
 		}
 		if r.gate != nil {
-			gates = append(gates, *r.gate)
+			o.Gates = append(o.Gates, *r.gate)
+		}
+		if r.failure != nil {
+			o.Failures = append(o.Failures, *r.failure)
+		}
+		if r.attempt.Status == webhook.StatusExhausted && !o.CountExhausted {
+			o.CountExhausted = to.countsExhausted(ctx)
 		}
 	}
 	partitionsMade := false
 	for pause := recordPauseMin; ; pause = min(2*pause, recordPauseMax) {
 		started := time.Now()
-		err := func() error {
+		happened, err := func() ([]webhook.OperationalEvent, error) {
 			ctx, cancel := context.WithTimeout(ctx, recordTimeout)
 			defer cancel()
-			return postgres.RecordAttempts(ctx, db, attempts, disable, gates)
+			return to.announcer.Record(ctx, to.db, o, to.policy, to.clock.Now())
 		}()
 		if err == nil {
-			m.recordDuration.Observe(time.Since(started).Seconds())
-			m.recordBatch.Observe(float64(len(records)))
+			to.metrics.recordDuration.Observe(time.Since(started).Seconds())
+			to.metrics.recordBatch.Observe(float64(len(records)))
+			to.metrics.tell(ctx, to.logger, happened)
 			return nil
 		}
-		m.recordErrors.Inc()
+		to.metrics.recordErrors.Inc()
 		if isMissingPartition(err) && !partitionsMade {
-			if partitionsMade = makePartitions(ctx, db, logger); partitionsMade {
+			if partitionsMade = makePartitions(ctx, to.db, to.logger); partitionsMade {
 				continue
 			}
 		}
 		if ctx.Err() != nil || isBadData(err) {
 			return err
 		}
-		logger.WarnContext(ctx, "attempts could not be recorded; trying again", "attempts", len(records), "error", err, "pause", pause)
+		to.logger.WarnContext(ctx, "attempts could not be recorded; trying again", "attempts", len(records), "error", err, "pause", pause)
 		select {
 		case <-ctx.Done():
 			return err

@@ -41,6 +41,7 @@ type worker struct {
 	logger    *slog.Logger
 	metrics   *metrics
 	gates     *gatekeeper
+	failures  *failures
 	capacity  *capacity
 }
 
@@ -100,22 +101,11 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 		return w.trouble(ctx, j, err)
 	}
 	started := w.clock.Now()
-	authorization := w.authorization(hook)
-	result := courier.Send(ctx, client, &courier.Request{
-		URL:         hook.URL,
-		EventID:     message.ID,
-		EventType:   message.Type,
-		ContentType: message.ContentType,
-		Body:        message.Payload,
-		Number:      number,
-		Timestamp:   started,
-		Signer:      target.Signer,
-		Headers:     hook.Headers,
-		Authorize:   authorization.authorize(),
-		Secrets:     authorization.secrets(),
-		Timeout:     time.Duration(hook.TimeoutSeconds) * time.Second,
-		UserAgent:   w.userAgent,
-	})
+	authorization := &authorization{tokens: w.tokens, hook: hook}
+	request := requestTo(target, authorization, w.userAgent)
+	request.EventID, request.EventType, request.ContentType = message.ID, message.Type, message.ContentType
+	request.Body, request.Number, request.Timestamp = message.Payload, number, started
+	result := courier.Send(ctx, client, request)
 	if result.Interrupted {
 		return w.interrupted(ctx, j, hook)
 	}
@@ -165,7 +155,7 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 	}
 	ended := w.clock.Now()
 	change := w.gates.judge(hook.ID, a.Reason, decision.Gate, started, ended)
-	r := record{attempt: a, gate: change}
+	r := record{attempt: a, gate: change, failure: w.failures.observe(hook.ID, a.Reason, a.StatusCode, started, ended)}
 	if decision.DisableWebhook {
 		r.disable = hook.URL
 	}

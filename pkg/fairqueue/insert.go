@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/fairhook/fairhook/pkg/job"
+	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
 
@@ -119,4 +120,9 @@ func parseNotification(payload string) (ids []webhook.ID, ours bool) {
 		ids = append(ids, id)
 	}
 	return ids, true
+}
+
+// JobInsert is how deliveries get into the job table, for package postgres.
+func JobInsert() postgres.JobInsert {
+	return postgres.JobInsert{SQL: InsertSQL, Channel: NotifyChannel, Notifications: Notifications}
 }

@@ -75,6 +75,9 @@ var rules = map[string]rule{
 	"POST /v1/webhooks/:id/pause":  {scope: webhook.ScopeManage},
 	"POST /v1/webhooks/:id/resume": {scope: webhook.ScopeManage},
 	"GET /v1/webhooks/:id/secrets": {scope: webhook.ScopeManage},
+	"POST /v1/webhooks/:id/test":   {scope: webhook.ScopeManage},
+
+	"GET /v1/webhooks/:id/tests/:test": {scope: webhook.ScopeRead},
 
 	"POST /v1/webhooks/:id/secrets":              {scope: webhook.ScopeManage},
 	"DELETE /v1/webhooks/:id/secrets/:secret_id": {scope: webhook.ScopeManage},

@@ -55,7 +55,7 @@ func newThings(t *testing.T, b *testBundle, tenant string) things {
 // path is a route's pattern with the ids of things.
 func (th things) path(pattern string) string {
 	id := map[string]webhook.ID{"webhooks": th.webhook, "events": th.event, "keys": th.key}[strings.Split(pattern, "/")[2]]
-	path := strings.NewReplacer(":id", id.String(), ":name", "some.type").Replace(pattern)
+	path := strings.NewReplacer(":id", id.String(), ":name", "some.type", ":test", id.String()).Replace(pattern)
 	if strings.HasSuffix(pattern, "/webhooks/:id/events") {
 		path += "?type=a"
 	}
@@ -157,12 +157,14 @@ var foreign = map[string]struct {
 	"POST /v1/webhooks/:id/secrets":              {`{}`, http.StatusNotFound},
 	"DELETE /v1/webhooks/:id/secrets/:secret_id": {``, http.StatusNotFound},
 
-	"POST /v1/keys":             {`{"tenant":"acme","scopes":["read"]}`, http.StatusForbidden},
-	"POST /v1/keys ":            {`{"tenant":null,"scopes":["read"]}`, http.StatusForbidden},
-	"GET /v1/keys":              {``, http.StatusOK}, // looked into below
-	"GET /v1/keys/:id":          {``, http.StatusNotFound},
-	"DELETE /v1/keys/:id":       {``, http.StatusNotFound},
-	"POST /v1/keys/:id/secrets": {`{}`, http.StatusNotFound},
+	"POST /v1/keys":                    {`{"tenant":"acme","scopes":["read"]}`, http.StatusForbidden},
+	"POST /v1/keys ":                   {`{"tenant":null,"scopes":["read"]}`, http.StatusForbidden},
+	"GET /v1/keys":                     {``, http.StatusOK}, // looked into below
+	"GET /v1/keys/:id":                 {``, http.StatusNotFound},
+	"DELETE /v1/keys/:id":              {``, http.StatusNotFound},
+	"POST /v1/keys/:id/secrets":        {`{}`, http.StatusNotFound},
+	"POST /v1/webhooks/:id/test":       {``, http.StatusNotFound},
+	"GET /v1/webhooks/:id/tests/:test": {``, http.StatusNotFound},
 	// Event types belong to no tenant: all may see them, and none changes them.
 	"GET /v1/event-types":          {``, http.StatusOK},
 	"GET /v1/event-types/:name":    {``, http.StatusOK},

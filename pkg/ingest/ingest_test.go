@@ -99,7 +99,7 @@ func setupWith(t testing.TB, o options) *testBundle {
 	b.server, err = New(Config{
 		Catalog:        cat,
 		Intake:         in,
-		API:            api.New(api.Config{Pool: b.db, Clock: clock, Box: box, Guard: guard, Catalog: cat, MaxBodyBytes: maxBody}),
+		API:            api.New(api.Config{Pool: b.db, Clock: clock, Box: box, Guard: guard, Catalog: cat, MaxBodyBytes: maxBody, TestWait: 200 * time.Millisecond}),
 		Clock:          clock,
 		Pool:           b.db,
 		Livez:          health.Livez(),

@@ -54,6 +54,8 @@ var routes = []struct {
 	{method: "PATCH", path: "/v1/webhooks/$", body: `{}`, other: "POST", allow: "OPTIONS, DELETE, GET, PATCH"},
 	{method: "POST", path: "/v1/webhooks/$/pause", other: "GET", allow: "OPTIONS, POST"},
 	{method: "POST", path: "/v1/webhooks/$/resume", other: "PATCH", allow: "OPTIONS, POST"},
+	{method: "POST", path: "/v1/webhooks/$/test", other: "GET", allow: "OPTIONS, POST"},
+	{method: "GET", path: "/v1/webhooks/$/tests/$", other: "DELETE", allow: "OPTIONS, GET"},
 	{method: "GET", path: "/v1/webhooks/$/secrets", other: "PUT", allow: "OPTIONS, GET, POST"},
 	{method: "POST", path: "/v1/webhooks/$/secrets", body: `{}`, other: "PATCH", allow: "OPTIONS, GET, POST"},
 	{method: "DELETE", path: "/v1/webhooks/$/secrets/$$", other: "GET", allow: "OPTIONS, DELETE"},
@@ -90,6 +92,11 @@ func TestEveryRoute(t *testing.T) {
 			}
 			if strings.HasPrefix(route.path, "/v1/event-types/") {
 				want[any](t, b, http.StatusCreated, "PUT", "/v1/event-types/"+id.String(), `{}`)
+			}
+			if strings.HasSuffix(route.path, "/tests/$") { // one with the id of its webhook
+				if _, err := b.db.Exec(t.Context(), `INSERT INTO fairhook.webhook_tests (id, webhook_id) VALUES ($1, $1)`, id); err != nil {
+					t.Fatal(err)
+				}
 			}
 			path := strings.NewReplacer("$$", secret.String(), "$", id.String()).Replace(route.path)
 
@@ -154,7 +161,7 @@ func TestEveryRoute(t *testing.T) {
 			if strings.HasPrefix(route.path, "/v1/event-types/") {
 				parameter = ":name"
 			}
-			path, _, _ := strings.Cut(strings.NewReplacer("$$", ":secret_id", "$", parameter).Replace(route.path), "?")
+			path, _, _ := strings.Cut(strings.NewReplacer("$$", ":secret_id", "/tests/$", "/tests/:test", "$", parameter).Replace(route.path), "?")
 			tested[route.method+" "+path] = true
 		}
 		for _, route := range b.server.echo.Routes() {

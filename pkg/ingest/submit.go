@@ -233,12 +233,19 @@ func acceptedStatus(state webhook.State) webhook.Status {
 	return webhook.StatusParked
 }
 
+// errOperatorTenant refuses events that only Fairhook itself writes.
+var errOperatorTenant = webhook.Errorf(webhook.CodeForbidden,
+	"The tenant "+webhook.OperatorTenant+" is for Fairhook's own events: nobody submits for it.")
+
 // targets are the webhooks that a submission goes to, whatever their state, and
 // the tenant that it belongs to. It also decides whether the request may submit
 // to that tenant, and to that webhook.
 func (s *Server) targets(c echo.Context, sub *submission, typeField webhook.FieldError) ([]catalog.Target, string, error) {
 	ctx, principal := c.Request().Context(), api.PrincipalOf(c)
 	if sub.way == wayFanOut {
+		if sub.tenant == webhook.OperatorTenant {
+			return nil, "", errOperatorTenant
+		}
 		if !principal.Covers(sub.tenant) {
 			return nil, "", webhook.Errorf(webhook.CodeForbidden, "The API key is for one tenant, and submits for that tenant alone.")
 		}
@@ -255,6 +262,9 @@ func (s *Server) targets(c echo.Context, sub *submission, typeField webhook.Fiel
 	w := &entry.Webhook
 	if !principal.Covers(w.Tenant) {
 		return nil, "", postgres.NoWebhook(w.ID.String())
+	}
+	if w.Tenant == webhook.OperatorTenant {
+		return nil, "", errOperatorTenant
 	}
 	if client := s.clientAddr(c.Request()); !webhook.AllowsAddr(entry.AllowedFrom, client) {
 		return nil, "", webhook.Errorf(webhook.CodeForbidden, "Events may not be submitted to the webhook from %s.", shownAddr(client))

@@ -186,18 +186,14 @@ func New(cfg Config) *Intake {
 	setDefault(&cfg.BatchDeliveries, DefaultBatchDeliveries)
 	setDefault(&cfg.DrainTimeout, DefaultDrainTimeout)
 	in := &Intake{
-		cfg:    cfg,
-		limits: defaultLimits(),
-		acceptor: postgres.NewAcceptor(postgres.JobInsert{
-			SQL:           fairqueue.InsertSQL,
-			Channel:       fairqueue.NotifyChannel,
-			Notifications: fairqueue.Notifications,
-		}),
-		logger: cfg.Logger,
-		queue:  fairQueue{debts: make(map[string]float64)},
-		shares: make(map[string]*share),
-		keys:   make(map[postgres.KeyName]*pending),
-		held:   make(map[postgres.KeyName]time.Time),
+		cfg:      cfg,
+		limits:   defaultLimits(),
+		acceptor: postgres.NewAcceptor(fairqueue.JobInsert()),
+		logger:   cfg.Logger,
+		queue:    fairQueue{debts: make(map[string]float64)},
+		shares:   make(map[string]*share),
+		keys:     make(map[postgres.KeyName]*pending),
+		held:     make(map[postgres.KeyName]time.Time),
 	}
 	if in.logger == nil {
 		in.logger = slog.New(slog.DiscardHandler)

@@ -26,6 +26,20 @@ SELECT * FROM unnest(
 	$20::boolean[], $21::bigint[])
 ON CONFLICT DO NOTHING`
 
+// insertCountingSQL is insertAttemptsSQL, and counts by webhook the deliveries that the
+// attempts exhausted: those of which the row is new. $22 is the moment, $23 the tenant
+// that is not counted and $24 how many events are named.
+const insertCountingSQL = `
+WITH recorded AS (` + insertAttemptsSQL + `
+	RETURNING webhook_id, tenant, event_id, status
+)
+INSERT INTO fairhook.exhausted_deliveries AS e (webhook_id, deliveries, event_ids, first_at, last_at)
+SELECT webhook_id, count(*), (array_agg(event_id))[1:$24], $22, $22
+FROM recorded WHERE status = 'exhausted' AND tenant <> $23 GROUP BY webhook_id ORDER BY webhook_id
+ON CONFLICT (webhook_id) DO UPDATE SET
+	deliveries = e.deliveries + excluded.deliveries, event_ids = (e.event_ids || excluded.event_ids)[1:$24],
+	first_at = coalesce(e.first_at, excluded.first_at), last_at = excluded.last_at`
+
 // RecordAttempts commits attempts, the disabling of webhooks whose receivers
 // answered 410, and what happened to gates, in one transaction and one round trip.
 // It may be repeated with the same arguments after an error: nothing is doubled.
@@ -33,7 +47,23 @@ func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, 
 	if len(attempts) == 0 && len(disable) == 0 && len(gates) == 0 {
 		return nil
 	}
+	var batch pgx.Batch
+	queueAttempts(&batch, attempts, false, time.Time{})
+	queueDisable(&batch, disable, func(webhook.OperationalEvent) {})
+	queueGateChanges(&batch, gates)
+	if err := q.SendBatch(ctx, &batch).Close(); err != nil {
+		return fmt.Errorf("record %d attempts: %w", len(attempts), err)
+	}
+	return nil
+}
+
+// queueAttempts adds the insert of attempts to a batch. count says whether to count
+// the deliveries that they exhausted.
+func queueAttempts(batch *pgx.Batch, attempts []webhook.Attempt, count bool, now time.Time) {
 	n := len(attempts)
+	if n == 0 {
+		return
+	}
 	var (
 		events, ids, hooks            = make([]webhook.ID, n), make([]webhook.ID, n), make([]webhook.ID, n)
 		tenants, reasons, statuses    = make([]string, n), make([]string, n), make([]string, n)
@@ -62,24 +92,38 @@ func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, 
 		responses[i], details[i], steps[i] = a.Response, a.Detail, a.UsesStep
 		auth[i] = a.Timings.Auth
 	}
-	var batch pgx.Batch
-	if n > 0 {
-		batch.Queue(insertAttemptsSQL, events, ids, hooks, tenants, started, next,
-			wait, dns, conn, tls, ttfb, t, numbers, codes, reasons, statuses, instances, responses, details, steps, auth)
+	args := []any{
+		events, ids, hooks, tenants, started, next,
+		wait, dns, conn, tls, ttfb, t, numbers, codes, reasons, statuses, instances, responses, details, steps, auth,
 	}
+	if count && slices.Contains(statuses, string(webhook.StatusExhausted)) {
+		batch.Queue(insertCountingSQL, append(args, now, webhook.OperatorTenant, webhook.MaxExhaustedSample)...)
+		return
+	}
+	batch.Queue(insertAttemptsSQL, args...)
+}
+
+// queueDisable adds the disabling of webhooks to a batch. happened is told of each that
+// was active until then.
+func queueDisable(batch *pgx.Batch, disable []Disabling, happened func(webhook.OperationalEvent)) {
 	// In one order in all transactions, so that they do not wait for each other.
 	disable = slices.Clone(disable)
 	slices.SortFunc(disable, func(a, b Disabling) int { return bytes.Compare(a.WebhookID[:], b.WebhookID[:]) })
 	for _, d := range disable {
 		batch.Queue(`
 			UPDATE fairhook.webhooks SET status = 'disabled', disabled_reason = $2, updated_at = now()
-			WHERE id = $1 AND status = 'active' AND url = $3`, d.WebhookID, d.Reason, d.URL)
+			WHERE id = $1 AND status = 'active' AND url = $3 RETURNING tenant, url`, d.WebhookID, d.Reason, d.URL).Query(func(rows pgx.Rows) error {
+			var tenant, url string
+			_, err := pgx.ForEachRow(rows, []any{&tenant, &url}, func() error {
+				subject := webhook.NewSubject(tenant, d.WebhookID, url)
+				happened(webhook.OperationalEvent{
+					Type: webhook.WebhookDisabled, Subject: subject, Data: webhook.DisabledData{Subject: subject, Reason: webhook.DisabledGone},
+				})
+				return nil
+			})
+			return err
+		})
 	}
-	queueGateChanges(&batch, gates)
-	if err := q.SendBatch(ctx, &batch).Close(); err != nil {
-		return fmt.Errorf("record %d attempts: %w", n, err)
-	}
-	return nil
 }
 
 // Disabling asks for a webhook to be disabled with the attempt that showed that

@@ -48,8 +48,8 @@ func LoadCatalogWebhook(ctx context.Context, q Querier, id webhook.ID, secrets b
 		WHERE webhooks.id = $1`, id, secrets,
 	).Scan(&w.ID, &w.Tenant, &w.URL, &w.Description, &w.EventTypes, &w.State, &w.DisabledReason, &w.Headers,
 		&w.TimeoutSeconds, &w.MaxInFlight, &w.RatePerSecond, &w.Burst, &w.Weight, &w.RetrySchedule, &w.MaxAgeSeconds,
-		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.Signatures, &w.SignatureTemplate, &w.CreatedAt, &w.UpdatedAt, &w.Sealed,
-		&c.Sealed, &c.Kinds, &seconds)
+		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.Signatures, &w.SignatureTemplate, &w.AutoDisableAfterSeconds,
+		&w.CreatedAt, &w.UpdatedAt, &w.Sealed, &c.Sealed, &c.Kinds, &seconds)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, NoWebhook(id.String())

@@ -32,6 +32,8 @@ type WebhookLimit struct {
 	Burst          *int
 	Weight         int
 	Gate           *Gate
+	// Unwell says that the webhook failed lately: it has a row of webhook_failures.
+	Unwell bool
 	// Owner is the dispatcher that has, or last had, the lane to itself, and OwnedUntil
 	// until when; empty: nobody had lately.
 	Owner      string
@@ -56,10 +58,11 @@ type Gate struct {
 func WebhookLimits(ctx context.Context, q Querier, ids []webhook.ID) ([]WebhookLimit, error) {
 	rows, err := q.Query(ctx, `
 		SELECT w.id, w.url, w.status, w.timeout_seconds, w.max_in_flight, w.rate_per_second, w.burst, w.weight,
-		       g.cause, g.until, g.in_a_row, g.closed_at, g.probe_until, o.owner, o.until
+		       g.cause, g.until, g.in_a_row, g.closed_at, g.probe_until, o.owner, o.until, f.webhook_id IS NOT NULL
 		FROM fairhook.webhooks w
 		LEFT JOIN fairhook.lane_gates g ON g.webhook_id = w.id
 		LEFT JOIN fairhook.lane_owners o ON o.webhook_id = w.id
+		LEFT JOIN fairhook.webhook_failures f ON f.webhook_id = w.id
 		WHERE w.id = ANY ($1)`, ids)
 	if err != nil {
 		return nil, fmt.Errorf("read the limits of %d webhooks: %w", len(ids), err)
@@ -74,7 +77,7 @@ func WebhookLimits(ctx context.Context, q Querier, ids []webhook.ID) ([]WebhookL
 			ownedUntil      *time.Time
 		)
 		err = row.Scan(&l.ID, &l.URL, &l.State, &l.TimeoutSeconds, &l.MaxInFlight, &l.RatePerSecond, &l.Burst, &l.Weight,
-			&cause, &until, &inARow, &closedAt, &probeUntil, &owner, &ownedUntil)
+			&cause, &until, &inARow, &closedAt, &probeUntil, &owner, &ownedUntil, &l.Unwell)
 		if err == nil && cause != nil {
 			l.Gate = &Gate{*cause, *until, *inARow, *closedAt, probeUntil}
 		}

@@ -221,6 +221,21 @@ func TestUp(t *testing.T) {
 		}
 	})
 
+	t.Run("RefusesToTakeATenantThatIsInUse", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t)
+		migrator := openMigrator(t, db.URL)
+		if _, err := migrator.Down(t.Context(), postgres.DownOptions{To: new(13)}); err != nil {
+			t.Fatal(err)
+		}
+		exec(t, db.Pool, `INSERT INTO fairhook.submit_grants (role, tenant) VALUES ('somebody', 'fairhook.operator')`)
+		wantError(t, migrator.Up(t.Context()), "the tenant fairhook.operator is reserved")
+		exec(t, db.Pool, `UPDATE fairhook.submit_grants SET tenant = 'fairhook'`) // one like it is as good as any
+		if err := migrator.Up(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+
 	t.Run("GivesWayOnATableInUseAndTriesAgain", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t)

@@ -18,6 +18,9 @@ const (
 	secretRest = time.Minute // a secret that has ended, which nobody signs or verifies with
 )
 
+// orphaned is for rows of webhooks that were deleted while the row was being written.
+const orphaned = `NOT EXISTS (SELECT FROM fairhook.webhooks w WHERE w.id = dead.webhook_id)`
+
 // sweeps are the rows that serve nobody any more: table, condition and, for $1, how
 // old they must be.
 var sweeps = []struct {
@@ -28,6 +31,10 @@ var sweeps = []struct {
 	{"lane_gates", `until < now() - $1::interval AND (cause <> 'breaker'
 		OR NOT EXISTS (SELECT FROM fairhook.webhooks w WHERE w.id = dead.webhook_id))`, laneRest},
 	{"lane_owners", `until < now() - $1::interval`, laneRest},
+	{"webhook_failures", `failed_at < now() - $1::interval AND (since IS NULL AND NOT told OR ` + orphaned + `)`, laneRest},
+	{"exhausted_deliveries", `announce_at < now() - $1::interval AND ` + orphaned, laneRest},
+	{"growing_backlogs", `checked_at < now() - $1::interval AND ` + orphaned, laneRest},
+	{"webhook_tests", `requested_at < now() - $1::interval`, laneRest},
 	{"lane_health", `updated_at < now() - $1::interval`, laneRest},
 	{"lane_events", `at < now() - $1::interval`, 0},
 	{"webhook_secrets", `expires_at < now() - $1::interval`, secretRest},

@@ -63,6 +63,38 @@ func TestSweep(t *testing.T) {
 		}
 	})
 
+	t.Run("RemovesWhatIsOverOfOperationalEvents", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.DB(t)
+		w := insertWebhook(t, db, "acme")
+		exec(t, db, `
+			INSERT INTO fairhook.webhook_failures (webhook_id, since, failed_at, failed_worked, failing_for, attempts, reason, told) VALUES
+				(gen_random_uuid(), NULL, now() - interval '61 min', '0', '0', 1, 'timeout', false),  -- dead: it works
+				(gen_random_uuid(), now(), now() - interval '61 min', '0', '0', 1, 'timeout', true),  -- dead: no webhook
+				(gen_random_uuid(), NULL, now() - interval '59 min', '0', '0', 1, 'timeout', false);
+			INSERT INTO fairhook.exhausted_deliveries (webhook_id, deliveries, event_ids, announce_at) VALUES
+				(gen_random_uuid(), 1, '{}', now() - interval '61 min'),                              -- dead: no webhook
+				(gen_random_uuid(), 1, '{}', now() - interval '59 min');
+			INSERT INTO fairhook.growing_backlogs (webhook_id, checked_at) VALUES
+				(gen_random_uuid(), now() - interval '61 min'),                                       -- dead: no webhook
+				(gen_random_uuid(), now() - interval '59 min');
+			INSERT INTO fairhook.webhook_tests (id, webhook_id, requested_at) VALUES
+				(gen_random_uuid(), gen_random_uuid(), now() - interval '61 min'),                    -- dead
+				(gen_random_uuid(), gen_random_uuid(), now() - interval '59 min')`)
+		exec(t, db, `INSERT INTO fairhook.webhook_failures (webhook_id, since, failed_at, failed_worked, failing_for, attempts, reason)
+			VALUES ($1, now(), now() - interval '9 days', '0', '0', 1, 'timeout')`, w.ID)
+		exec(t, db, `INSERT INTO fairhook.exhausted_deliveries (webhook_id, deliveries, event_ids, announce_at) VALUES ($1, 1, '{}', now() - interval '2 h')`, w.ID)
+		exec(t, db, `INSERT INTO fairhook.growing_backlogs (webhook_id, checked_at) VALUES ($1, now() - interval '2 h')`, w.ID)
+		if n, err := postgres.Sweep(t.Context(), db, testRetention); n != 5 || err != nil {
+			t.Errorf("removed %d rows, %v; want 5", n, err)
+		}
+		for table, want := range map[string]int{"webhook_failures": 2, "exhausted_deliveries": 2, "growing_backlogs": 2, "webhook_tests": 1} {
+			if n := query[int](t, db, `SELECT count(*) FROM fairhook.`+table); n != want {
+				t.Errorf("%s has %d rows left, want %d", table, n, want)
+			}
+		}
+	})
+
 	t.Run("KeepsTheHistoryOfLanesForEverWithoutRetention", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.DB(t)

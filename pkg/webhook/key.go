@@ -110,6 +110,9 @@ func (k *Key) Check(now time.Time) []FieldError {
 	fault("/description", checkFreeText(k.Description, MaxDescriptionLength))
 	if k.Tenant != nil {
 		fault("/tenant", CheckTenant(*k.Tenant))
+		if *k.Tenant == OperatorTenant {
+			fault("/tenant", "is reserved: the operators' webhooks are for keys for all tenants")
+		}
 	}
 	if len(k.Scopes) == 0 {
 		fault("/scopes", "must have at least one entry")

@@ -108,8 +108,11 @@ type Webhook struct {
 	// SchemeTemplate, and is nil without it.
 	Signatures        []Scheme           `json:"signatures"`
 	SignatureTemplate *SignatureTemplate `json:"signature_template"`
-	CreatedAt         time.Time          `json:"created_at"`
-	UpdatedAt         time.Time          `json:"updated_at"`
+	// AutoDisableAfterSeconds is for how long nothing but failure may come of the webhook
+	// before it is disabled; 0: it never is; nil: what the dispatchers are set to.
+	AutoDisableAfterSeconds *int      `json:"auto_disable_after_seconds"`
+	CreatedAt               time.Time `json:"created_at"`
+	UpdatedAt               time.Time `json:"updated_at"`
 }
 
 // Subscribes reports whether the webhook wants events of this type.
@@ -207,6 +210,10 @@ func (w *Webhook) Check() []FieldError {
 		fault("/tls", "needs a url that begins with https://")
 	}
 	faults = append(faults, w.checkSignatures()...)
+	if s := w.AutoDisableAfterSeconds; s != nil && *s != 0 && (*s < MinAutoDisableSeconds || *s > MaxAutoDisableSeconds) {
+		fault("/auto_disable_after_seconds", fmt.Sprintf("must be between %d and %d, or 0 for never, or null for what the dispatchers are set to",
+			MinAutoDisableSeconds, MaxAutoDisableSeconds))
+	}
 	slices.SortStableFunc(faults, func(a, b FieldError) int { return strings.Compare(a.Pointer, b.Pointer) })
 	return faults
 }
