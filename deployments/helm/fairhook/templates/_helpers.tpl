@@ -70,7 +70,9 @@ win), and fixed (what the chart decides). Nobody gets a secret without a use for
 {{- end }}
 {{- /* Not mergeOverwrite: to that a false or a 0 is nothing. */}}
 {{- $settings := dict }}
-{{- range list .root.Values.settings .settings .fixed }}
+{{- $common := .root.Values.settings }}
+{{- if eq .component "migrate" }}{{ $common = pick $common "log-level" "log-format" }}{{ end }}
+{{- range list $common .settings .fixed }}
 {{- range $setting, $value := . }}{{ $_ := set $settings $setting $value }}{{ end }}
 {{- end }}
 {{- range $setting, $value := $settings }}
