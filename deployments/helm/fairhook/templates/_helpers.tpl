@@ -91,7 +91,7 @@ win), and fixed (what the chart decides). Nobody gets a secret without a use for
 
 {{- define "fairhook.podSecurity" -}}
 automountServiceAccountToken: false
-# A Service called "fairhook" would put a FAIRHOOK_PORT into every pod.
+# Services called "fairhook" would put variables of that prefix into every pod.
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
