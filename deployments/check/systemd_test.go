@@ -2,6 +2,7 @@ package check
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -123,10 +124,14 @@ func TestUnits(t *testing.T) {
 		}
 	})
 
-	// systemd's own opinion, where it is: of copies that start what is built here.
+	// systemd's own opinion, where it is, since it needs all of systemd's own units:
+	// of copies that start what is built here.
 	t.Run("PassSystemdsOwnCheck", func(t *testing.T) {
 		t.Parallel()
-		analyze := tool(t, "systemd-analyze")
+		analyze, err := exec.LookPath("systemd-analyze")
+		if err != nil {
+			t.Skip("there is no systemd on this machine; the tests beside this one read the units themselves")
+		}
 		dir := t.TempDir()
 		var paths []string
 		for _, service := range services {
