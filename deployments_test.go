@@ -97,8 +97,8 @@ func TestDeploymentsNameSettingsThatExist(t *testing.T) {
 	}
 }
 
-// series are the metrics of programs that run: the labels of each name.
-type series map[string]map[string]bool
+// series are the metrics of programs that run: the values of each label of each name.
+type series map[string]map[string]map[string]bool
 
 // scrape adds what a program exports.
 func (s series) scrape(t *testing.T, address string) {
@@ -114,7 +114,7 @@ func (s series) scrape(t *testing.T, address string) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	sample, label := regexp.MustCompile(`^(\w+)(\{.*\})? `), regexp.MustCompile(`(\w+)="`)
+	sample, label := regexp.MustCompile(`^(\w+)(\{.*\})? `), regexp.MustCompile(`(\w+)="([^"]*)"`)
 	lines := bufio.NewScanner(response.Body)
 	for lines.Scan() {
 		match := sample.FindStringSubmatch(lines.Text())
@@ -122,10 +122,13 @@ func (s series) scrape(t *testing.T, address string) {
 			continue
 		}
 		if s[match[1]] == nil {
-			s[match[1]] = map[string]bool{}
+			s[match[1]] = map[string]map[string]bool{}
 		}
 		for _, l := range label.FindAllStringSubmatch(match[2], -1) {
-			s[match[1]][l[1]] = true
+			if s[match[1]][l[1]] == nil {
+				s[match[1]][l[1]] = map[string]bool{}
+			}
+			s[match[1]][l[1]][l[2]] = true
 		}
 	}
 	if err := lines.Err(); err != nil {
@@ -157,29 +160,45 @@ func post(t *testing.T, address, key, body string) {
 // ofPrometheus are the labels that Prometheus adds to what it scrapes.
 var ofPrometheus = []string{"job", "instance", "namespace"}
 
+// openSets are labels whose values are not all there from the start.
+var openSets = []string{"code", "route"}
+
 // faults is what in a PromQL query no running Fairhook answers: a metric that it does
-// not export, or a label that the query's metrics do not have.
+// not export, a label that the query's metrics do not have, or a value that it never
+// has.
 func (s series) faults(query string) (faults []string) {
-	known := map[string]bool{}
-	for _, l := range ofPrometheus {
-		known[l] = true
-	}
-	query = regexp.MustCompile(`"[^"]*"`).ReplaceAllString(query, `""`)
-	for _, name := range regexp.MustCompile(`fairhook_\w+`).FindAllString(query, -1) {
+	known := map[string]map[string]bool{}
+	for _, name := range regexp.MustCompile(`\bfairhook_\w+`).FindAllString(query, -1) {
 		if s[name] == nil {
 			faults = append(faults, "nothing exports "+name)
 		}
-		maps.Copy(known, s[name])
-	}
-	asked := regexp.MustCompile(`(\w+)\s*(?:=~|!~|!=|=)\s*""`).FindAllStringSubmatch(query, -1)
-	for _, group := range regexp.MustCompile(`\b(?:by|without|on|ignoring)\s*\(([^)]*)\)`).FindAllStringSubmatch(query, -1) {
-		for name := range strings.SplitSeq(group[1], ",") {
-			asked = append(asked, []string{"", strings.TrimSpace(name)})
+		for label, values := range s[name] {
+			if known[label] == nil {
+				known[label] = map[string]bool{}
+			}
+			maps.Copy(known[label], values)
 		}
 	}
-	for _, a := range asked {
-		if !known[a[1]] {
-			faults = append(faults, "nothing in it has the label "+a[1])
+	hasLabel := func(label string) bool {
+		has := known[label] != nil || slices.Contains(ofPrometheus, label)
+		if !has {
+			faults = append(faults, "nothing in it has the label "+label)
+		}
+		return has
+	}
+	for _, match := range regexp.MustCompile(`(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"`).FindAllStringSubmatch(query, -1) {
+		if !hasLabel(match[1]) || slices.Contains(ofPrometheus, match[1]) || slices.Contains(openSets, match[1]) {
+			continue
+		}
+		for value := range strings.SplitSeq(match[2], "|") {
+			if !known[match[1]][value] {
+				faults = append(faults, match[1]+" is never "+value)
+			}
+		}
+	}
+	for _, group := range regexp.MustCompile(`\b(?:by|without|on|ignoring)\s*\(([^)]*)\)`).FindAllStringSubmatch(query, -1) {
+		for label := range strings.SplitSeq(group[1], ",") {
+			hasLabel(strings.TrimSpace(label))
 		}
 	}
 	return faults
@@ -305,13 +324,14 @@ func TestDeploymentsAskForWhatARunningFairhookHas(t *testing.T) {
 
 func TestQueriesForWhatIsNotThereAreFound(t *testing.T) {
 	t.Parallel()
-	exported := series{"fairhook_a_total": {"reason": true}, "fairhook_b_bucket": {"le": true}}
+	exported := series{"fairhook_a_total": {"reason": {"x": true, "y": true}}, "fairhook_b_bucket": {"le": {"1": true}}}
 	for query, want := range map[string]int{
 		`sum by (reason) (rate(fairhook_a_total{reason=~"x|y", job="z"}[5m])) > 0`:                          0,
 		`histogram_quantile(0.99, sum by (le) (rate(fairhook_b_bucket[5m])))`:                               0,
 		`up{job=~"fairhook-.*"} == 0`:                                                                       0,
+		`rate(fairhook_a_total{reason=~"x|z"}[5m])`:                                                         1,
 		`rate(fairhook_c_total[5m])`:                                                                        1,
-		`rate(fairhook_a_total{code="reason"}[5m])`:                                                         1,
+		`rate(fairhook_a_total{code="x"}[5m])`:                                                              1,
 		`sum by (reason, route) (fairhook_a_total) / on (tenant) fairhook_a_total != 0 and fairhook_b == 1`: 3,
 	} {
 		if got := exported.faults(query); len(got) != want {
