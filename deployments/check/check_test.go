@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -134,17 +135,18 @@ func accepts(t *testing.T, command []string, env map[string]string) {
 	if name != "migrate" {
 		given["FAIRHOOK_LISTEN"] = "127.0.0.1:0"
 	}
-	looksForItsDatabase(t, append([]string{program(t, name)}, command[1:]...), given)
+	looksForItsDatabase(t, append([]string{program(t, name)}, command[1:]...), given, nil)
 }
 
-// looksForItsDatabase runs a command until it has got beyond its settings.
-func looksForItsDatabase(t *testing.T, command []string, env map[string]string) {
+// looksForItsDatabase runs a command until it has got beyond its settings, with
+// these attributes if there are any.
+func looksForItsDatabase(t *testing.T, command []string, env map[string]string, attributes *syscall.SysProcAttr) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	child := exec.CommandContext(ctx, command[0], command[1:]...)
-	child.WaitDelay = 10 * time.Second
-	child.Env = []string{"PATH=" + os.Getenv("PATH")}
+	child.WaitDelay, child.SysProcAttr = 10*time.Second, attributes
+	child.Env = []string{} // not nil, which would be ours
 	for variable, value := range env {
 		child.Env = append(child.Env, variable+"="+value)
 	}

@@ -70,7 +70,7 @@ func TestTheCommandsOfDeployingMd(t *testing.T) {
 		key := environment(project.Services["ingest"])["FAIRHOOK_ENCRYPTION_KEY"]
 		looksForItsDatabase(t, []string{program(t, "ingest")}, map[string]string{
 			"FAIRHOOK_ENCRYPTION_KEY": key, "FAIRHOOK_DATABASE_URL": "postgres://nobody@127.0.0.1:1/nowhere", "FAIRHOOK_LISTEN": "127.0.0.1:0",
-		})
+		}, nil)
 		if options.Environment["POSTGRES_PASSWORD"] == "" || !strings.Contains(environment(project.Services["migrate"])["FAIRHOOK_DATABASE_URL"], options.Environment["POSTGRES_PASSWORD"]) {
 			t.Error("migrate does not get the password")
 		}

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -130,7 +131,7 @@ func copyInto(t *testing.T, context, source, to string) {
 const (
 	checkVersion = "v9.8.7-check"
 	// mostImageBytes bounds the programs together, and so the image.
-	mostImageBytes = 150 << 20
+	mostImageBytes = 100 << 20
 )
 
 // The first stage is done here as Docker would do it: its COPYs from the context,
@@ -244,6 +245,32 @@ func TestTheImage(t *testing.T) {
 			if said[name] != nil {
 				t.Errorf("there is %s %q", name, said[name])
 			}
+		}
+	})
+
+	// As in the container: as nobody, on a root with nothing but the programs.
+	t.Run("RunsWithNothingElseAsNobody", func(t *testing.T) {
+		t.Parallel()
+		if os.Getuid() != 0 {
+			t.Skip("only root may change its root")
+		}
+		base := t.TempDir()
+		bin := filepath.Join(base, "usr/local/bin")
+		if err := os.MkdirAll(bin, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range services {
+			if err := os.Link(filepath.Join(disk, "out", name), filepath.Join(bin, name)); err != nil {
+				t.Fatal(err)
+			}
+			env := map[string]string{
+				"FAIRHOOK_DATABASE_URL": "postgres://nobody@127.0.0.1:1/nowhere", "FAIRHOOK_ENCRYPTION_KEY": encryptionKey, "FAIRHOOK_LISTEN": "127.0.0.1:0",
+			}
+			command := []string{"/usr/local/bin/" + name}
+			if name == "migrate" {
+				command = append(command, "up")
+			}
+			looksForItsDatabase(t, command, env, &syscall.SysProcAttr{Chroot: base, Credential: &syscall.Credential{Uid: 65532, Gid: 65532}})
 		}
 	})
 
