@@ -10,6 +10,8 @@ ARGS      ?=
 TESTFLAGS ?=
 # Both modules of the workspace.
 PACKAGES  ?= ./... ./pkg/client/...
+# A module and workspace of its own: the tests of what is in deployments.
+CHECK     := deployments/check
 # The version that release builds report; Go's own record of the commit otherwise.
 VERSION   ?=
 
@@ -38,11 +40,15 @@ run: build ## Start everything on a private Postgres, send an event and stay up 
 build: ## Build the programs into bin/.
 	$(GO) build $(LDFLAGS) -o bin/ ./cmd/...
 
-test: ## Run every test of both modules with the race detector.
+test: ## Run every test, with the race detector where there is a race to find.
 	@.ci/compiler
 	@.ci/interpreters
+	@.ci/tools
 	@$(GO) run ./.ci/withpostgres
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(TESTFLAGS) $(PACKAGES)
+ifeq ($(origin PACKAGES),file)
+	cd $(CHECK) && $(GO) test -timeout 15m $(TESTFLAGS) ./...
+endif
 
 bench: build ## Measure how much is accepted and delivered, for example ARGS='--only deliver'.
 	@bin/fairhook bench $(ARGS)
@@ -52,12 +58,14 @@ lint: ## Check format, vet and staticcheck.
 		echo "not formatted (make fmt does it):"; echo "$$files"; exit 1; fi
 	$(GO) vet $(PACKAGES) ./.ci/withpostgres
 	$(STATICCHECK) $(PACKAGES) ./.ci/withpostgres
+	cd $(CHECK) && $(GO) vet ./... && $(STATICCHECK) ./...
 
 fmt: ## Format the code.
 	@$(GOFUMPT) -l -w .
 
 docs: ## Write the generated parts of the documentation anew.
 	$(GO) test . -run TestConfigurationReference -count=1 -update
+	cd $(CHECK) && $(GO) test . -run TestTheSchemaOfTheValuesKnowsTheSettings -count=1 -update
 
 clean: ## Remove what was built.
 	rm -rf bin

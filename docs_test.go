@@ -246,9 +246,13 @@ func TestSignaturesAreDocumented(t *testing.T) {
 // Relative links in the documentation lead somewhere.
 func TestDocumentationLinks(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("docs/*.md")
-	if err != nil {
-		t.Fatal(err)
+	var files []string
+	for _, pattern := range []string{"docs/*.md", "docs/runbooks/*.md"} {
+		pages, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, pages...)
 	}
 	links := 0
 	for _, file := range append(files, "docs/examples/README.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md") {

@@ -34,11 +34,20 @@ func readmeSession(t *testing.T) string {
 	return script
 }
 
-// The session in README.md, typed in beside what "make run" runs, does what it
-// says: its event arrives, signed.
-func TestReadmeSession(t *testing.T) {
-	t.Parallel()
-	script := readmeSession(t)
+// dev is a running "fairhook dev".
+type dev struct {
+	process *exec.Cmd
+	stderr  *strings.Builder
+	// lines are what it prints, until it ends, and seen what was read of them.
+	lines    chan string
+	seen     []string
+	deadline <-chan time.Time
+}
+
+// startDev starts "fairhook dev", which is what "make run" runs. It is stopped with
+// the test, if not before.
+func startDev(t *testing.T, args ...string) *dev {
+	t.Helper()
 	bin := programs(t)
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -47,47 +56,67 @@ func TestReadmeSession(t *testing.T) {
 	address := free.Addr().String()
 	free.Close()
 
-	dev := exec.CommandContext(t.Context(), filepath.Join(bin, "fairhook"), "dev", "--listen", address)
-	dev.Cancel = func() error { return dev.Process.Signal(syscall.SIGTERM) }
-	dev.WaitDelay = time.Minute
-	var stderr strings.Builder
-	dev.Stderr = &stderr
-	stdout, err := dev.StdoutPipe()
+	d := &dev{stderr: &strings.Builder{}, lines: make(chan string), deadline: time.After(2 * time.Minute)}
+	d.process = exec.CommandContext(t.Context(), filepath.Join(bin, "fairhook"), append([]string{"dev", "--listen", address}, args...)...)
+	d.process.Cancel = func() error { return d.process.Process.Signal(syscall.SIGTERM) }
+	d.process.WaitDelay = time.Minute
+	d.process.Stderr = d.stderr
+	stdout, err := d.process.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := dev.Start(); err != nil {
+	if err := d.process.Start(); err != nil {
 		t.Fatal(err)
 	}
-	lines := make(chan string)
 	go func() {
-		defer close(lines)
+		defer close(d.lines)
 		for scanner := bufio.NewScanner(stdout); scanner.Scan(); {
-			lines <- scanner.Text()
+			d.lines <- scanner.Text()
 		}
 	}()
-	var seen []string
-	deadline := time.After(2 * time.Minute)
-	// wait reads what "fairhook dev" prints up to a line that says what is wanted.
-	wait := func(wanted func(line string) bool) string {
-		for {
-			select {
-			case line, open := <-lines:
-				seen = append(seen, line)
-				switch {
-				case !open:
-					t.Fatalf("fairhook dev has ended: %s\n%s", stderr.String(), strings.Join(seen, "\n"))
-				case wanted(line):
-					return line
-				}
-			case <-deadline:
-				t.Fatalf("the line does not come:\n%s", strings.Join(seen, "\n"))
+	return d
+}
+
+// wait reads what it prints up to a line that says what is wanted.
+func (d *dev) wait(t *testing.T, wanted func(line string) bool) string {
+	t.Helper()
+	for {
+		select {
+		case line, open := <-d.lines:
+			d.seen = append(d.seen, line)
+			switch {
+			case !open:
+				t.Fatalf("fairhook dev has ended: %s\n%s", d.stderr.String(), strings.Join(d.seen, "\n"))
+			case wanted(line):
+				return line
 			}
+		case <-d.deadline:
+			t.Fatalf("the line does not come:\n%s", strings.Join(d.seen, "\n"))
 		}
 	}
+}
 
-	exports := wait(func(line string) bool { return strings.HasPrefix(line, "export FAIRHOOK_URL=") })
-	wait(func(line string) bool { return strings.HasPrefix(line, "Ctrl-C stops everything") })
+// stop presses Ctrl-C, and waits until all has stopped.
+func (d *dev) stop(t *testing.T) {
+	t.Helper()
+	if err := d.process.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	for range d.lines { // it prints what it stops
+	}
+	if err := d.process.Wait(); err != nil {
+		t.Errorf("fairhook dev stopped by Ctrl-C: %v\n%s", err, d.stderr.String())
+	}
+}
+
+// The session in README.md, typed in beside what "make run" runs, does what it
+// says: its event arrives, signed.
+func TestReadmeSession(t *testing.T) {
+	t.Parallel()
+	script := readmeSession(t)
+	dev := startDev(t)
+	exports := dev.wait(t, func(line string) bool { return strings.HasPrefix(line, "export FAIRHOOK_URL=") })
+	dev.wait(t, func(line string) bool { return strings.HasPrefix(line, "Ctrl-C stops everything") })
 	session := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail")
 	session.Env = append(os.Environ(), "PATH="+curlPath(t))
 	session.Stdin = strings.NewReader(exports + "\n" + script)
@@ -100,19 +129,11 @@ func TestReadmeSession(t *testing.T) {
 			t.Errorf("the session does not show %s:\n%s", want, output)
 		}
 	}
-	wait(func(line string) bool {
+	dev.wait(t, func(line string) bool {
 		return strings.Contains(line, "received order.paid") && strings.Contains(line, "signature verified")
 	})
-	wait(func(line string) bool { return strings.Contains(line, `{"order": 4711, "total": 99.90}`) })
-
-	if err := dev.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	for range lines { // it prints what it stops
-	}
-	if err := dev.Wait(); err != nil {
-		t.Errorf("fairhook dev stopped by Ctrl-C: %v\n%s", err, stderr.String())
-	}
+	dev.wait(t, func(line string) bool { return strings.Contains(line, `{"order": 4711, "total": 99.90}`) })
+	dev.stop(t)
 }
 
 // curlPath is the PATH for the session. Where there is no curl, which a bare
