@@ -345,6 +345,11 @@ func (d *Dispatcher) work(ctx, drain context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
+	var sharing sync.WaitGroup
+	defer sharing.Wait()
+	if !d.shareHosts(ctx, &sharing) {
+		return nil
+	}
 	if err := d.startRiver(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
@@ -383,12 +388,6 @@ func (d *Dispatcher) join(ctx context.Context) {
 	}
 	d.joined.Store(d.clock.Now().UnixNano())
 	d.queue.Reset() // what was learned before it knew of the others
-}
-
-// joining reports whether another dispatcher may still be working what it fetched
-// before this one joined.
-func (d *Dispatcher) joining() bool {
-	return d.clock.Now().Sub(time.Unix(0, d.joined.Load())) < joinMemory
 }
 
 // startRiver starts the client, and tries again while the database is away.

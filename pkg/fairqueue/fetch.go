@@ -30,16 +30,24 @@ func onlyIndexScans(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// fetchSQL claims the oldest due jobs of each lane, at most its limit: of lanes
-// that are looked at as a whole ($1, $2), and of those that are looked at from a
-// floor on ($6, $7, $8), where only the first priority can be. The claim is written
+// fetchSQL claims the oldest due jobs of each lane ($1), at most its limit ($2): of
+// lanes that are looked at as a whole, and of those that are looked at from a floor on
+// ($6), where only the first priority can be. The claim is written
 // as = ANY(ARRAY(...)): joined to the CTE it is planned as a scan. The kind is asked
 // for where no index can answer: after a VACUUM of the empty table the planner took
 // the index of kinds, and read every delivery for each lane.
+//
+// A lane that somebody else owns gives nothing, whatever this process believes of it:
+// it may have been stopped, or not have heard yet that a cap is too small to be divided.
 const fetchSQL = `
-WITH picked AS MATERIALIZED (
+WITH lanes AS MATERIALIZED (
+	SELECT '` + lanePrefix + `' || l.id AS lane, l.n, l.floor
+	FROM unnest($1::uuid[], $2::integer[], $6::timestamptz[]) AS l (id, n, floor)
+	WHERE NOT EXISTS (
+		SELECT FROM fairhook.lane_owners o WHERE o.webhook_id = l.id AND o.owner <> $3 AND o.until > now())
+), picked AS MATERIALIZED (
 	SELECT j.id
-	FROM unnest($1::text[], $2::integer[]) AS l (lane, n)
+	FROM lanes l
 	CROSS JOIN LATERAL (
 		SELECT id FROM fairhook.river_job
 		WHERE state = 'available' AND queue = l.lane AND scheduled_at <= now()
@@ -48,9 +56,10 @@ WITH picked AS MATERIALIZED (
 		LIMIT l.n
 		FOR UPDATE SKIP LOCKED
 	) j
+	WHERE l.floor IS NULL
 	UNION ALL
 	SELECT j.id
-	FROM unnest($6::text[], $7::integer[], $8::timestamptz[]) AS l (lane, n, floor)
+	FROM lanes l
 	CROSS JOIN LATERAL (
 		SELECT id FROM fairhook.river_job
 		WHERE state = 'available' AND queue = l.lane AND priority = 1
@@ -60,6 +69,7 @@ WITH picked AS MATERIALIZED (
 		LIMIT l.n
 		FOR UPDATE SKIP LOCKED
 	) j
+	WHERE l.floor IS NOT NULL
 )
 UPDATE fairhook.river_job r
 SET state = 'running',
@@ -147,22 +157,14 @@ func harvest(grants []grant, jobs []*rivertype.JobRow) map[webhook.ID]int {
 }
 
 func (q *Queue) claimFrom(ctx context.Context, grants []grant, params *riverdriver.JobGetAvailableParams) ([]*rivertype.JobRow, error) {
-	var whole, busy struct {
-		lanes  []string
-		limits []int32
-	}
-	floors := []time.Time{}
-	for _, g := range grants {
-		part := &whole
+	ids, limits, floors := make([]webhook.ID, len(grants)), make([]int32, len(grants)), make([]*time.Time, len(grants))
+	for i, g := range grants {
+		ids[i], limits[i] = g.lane.id, int32(g.limit)
 		if !g.from.IsZero() {
-			part = &busy
-			floors = append(floors, g.from)
+			floors[i] = &g.from
 		}
-		part.lanes = append(part.lanes, Lane(g.lane.id))
-		part.limits = append(part.limits, int32(g.limit))
 	}
-	rows, err := q.pool.Query(ctx, fetchSQL, whole.lanes, whole.limits, params.ClientID, params.MaxAttemptedBy, params.Kind,
-		busy.lanes, busy.limits, floors)
+	rows, err := q.pool.Query(ctx, fetchSQL, ids, limits, params.ClientID, params.MaxAttemptedBy, params.Kind, floors)
 	if err != nil {
 		return nil, fmt.Errorf("fetch from %d lanes: %w", len(grants), err)
 	}

@@ -46,12 +46,42 @@ func (r *ring) leaveHost(l *lane) {
 	l.host, l.hostName = nil, ""
 }
 
-// hostRoom is how many more requests a lane's host may get from here.
+// hostRoom is how many more requests a lane's host may get from here: an equal part of
+// its limit, or what is left of that beside others who have more than theirs.
 func (r *ring) hostRoom(l *lane) int {
 	if l.host == nil || r.hostCap == 0 {
 		return maxRoom
 	}
-	return max(1, r.hostCap/r.sharers) - l.host.inFlight - l.host.granted
+	return hostShare(r.hostCap, r.sharers, r.hostExcess[l.hostName]) - l.host.inFlight - l.host.granted
+}
+
+// hostShare is how many of cap requests at once a dispatcher may make, of so many that
+// share them, when the others have so many more than their parts. It is pure.
+func hostShare(cap, sharers, excess int) int {
+	part := max(1, cap/sharers)
+	if excess == 0 {
+		return part
+	}
+	return max(0, min(part, cap-(sharers-1)*part-excess))
+}
+
+// ShareHosts tells the queue how many requests beyond their parts other dispatchers are
+// making of hosts, by the name in Limit.Host: those are left to them. A host that is not
+// named gets its part from here.
+func (q *Queue) ShareHosts(excess map[string]int) {
+	if q.ring.setHostExcess(excess) {
+		signal(q.kick)
+	}
+}
+
+func (r *ring) setHostExcess(excess map[string]int) (woken bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hostExcess = excess
+	for _, h := range r.hosts {
+		woken = r.freeHost(h) || woken
+	}
+	return woken
 }
 
 // awaitHost remembers a lane that its host's limit holds back.

@@ -42,6 +42,9 @@ type ring struct {
 	// requests each may get at once, over all dispatchers; 0: any number.
 	hosts   map[string]*host
 	hostCap int
+	// hostExcess is how many requests beyond their parts other dispatchers are making
+	// of hosts.
+	hostExcess map[string]int
 	// paces are how much webhooks have shown to be able to take.
 	paces map[webhook.ID]*pace
 	// thirsty are the lanes that need tokens, and returns the tokens to give back.
