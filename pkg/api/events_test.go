@@ -30,7 +30,7 @@ func insertEvent(t *testing.T, b *testBundle, contentType *string, payload strin
 		WITH accepted AS (
 			INSERT INTO fairhook.events (id, tenant, type, payload, content_type, metadata, webhook_ids)
 			VALUES ($1, 'acme', 'order.paid', $2, $3, '{"payload":"\"payload\":null"}', $4)
-			RETURNING id
+			RETURNING id, ordering_key
 		) `+fairqueue.InsertSQL(5, 4),
 		id, []byte(payload), contentType, webhooks, events)
 	if err != nil {

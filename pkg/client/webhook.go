@@ -45,9 +45,14 @@ type Webhook struct {
 	MaxBacklog int `json:"max_backlog"`
 	// AllowedCIDRs are the networks from which events may be submitted to it
 	// directly; empty: all.
-	AllowedCIDRs []string  `json:"allowed_cidrs"`
-	CreatedAt    time.Time `json:"created_at"`
-	UpdatedAt    time.Time `json:"updated_at"`
+	AllowedCIDRs []string `json:"allowed_cidrs"`
+	// Ordering is which deliveries wait for each other, and OrderingSkipAfter after how
+	// many failed attempts one is given up so that those behind it go on; nil: when it
+	// is too old.
+	Ordering          Ordering  `json:"ordering"`
+	OrderingSkipAfter *int      `json:"ordering_skip_after"`
+	CreatedAt         time.Time `json:"created_at"`
+	UpdatedAt         time.Time `json:"updated_at"`
 }
 
 // WebhookStatus is whether a webhook receives. A newer Fairhook may have more
@@ -59,6 +64,17 @@ const (
 	WebhookActive   WebhookStatus = "active"
 	WebhookPaused   WebhookStatus = "paused"   // by Pause
 	WebhookDisabled WebhookStatus = "disabled" // by Fairhook: see Webhook.DisabledReason
+)
+
+// Ordering is which deliveries of a webhook wait for each other, in the order in which
+// their events were accepted. A newer Fairhook may have more than these.
+type Ordering string
+
+// The orderings.
+const (
+	OrderingNone   Ordering = "none"
+	OrderingStrict Ordering = "strict" // all: one at a time
+	OrderingKey    Ordering = "key"    // those with the same Event.OrderingKey
 )
 
 // NewWebhook is a webhook to create. Only Tenant and URL are required; what is
@@ -84,6 +100,9 @@ type NewWebhook struct {
 	AcceptPerSecond *float64 `json:"accept_per_second,omitzero"`
 	MaxBacklog      int      `json:"max_backlog,omitzero"`
 	AllowedCIDRs    []string `json:"allowed_cidrs,omitzero"` // default: all
+	// Ordering: the default is OrderingNone. OrderingSkipAfter needs another.
+	Ordering          Ordering `json:"ordering,omitzero"`
+	OrderingSkipAfter *int     `json:"ordering_skip_after,omitzero"`
 	// Secret is an existing signing secret ("whsec_...") to bring along, so that
 	// the receiver need not change; empty has Fairhook make one.
 	Secret string `json:"secret,omitzero"`
@@ -104,20 +123,22 @@ func (w CreatedWebhook) GoString() string { return w.String() }
 // WebhookUpdate is a change of a webhook: nil fields stay as they are, and
 // slices and maps replace the whole of what was there.
 type WebhookUpdate struct {
-	URL             *string           `json:"url,omitzero"`
-	Description     *string           `json:"description,omitzero"`
-	EventTypes      []string          `json:"event_types,omitzero"`
-	Headers         map[string]string `json:"headers,omitzero"`
-	TimeoutSeconds  *int              `json:"timeout_seconds,omitzero"`
-	MaxInFlight     *int              `json:"max_in_flight,omitzero"`
-	RatePerSecond   *float64          `json:"rate_per_second,omitzero"`
-	Burst           *int              `json:"burst,omitzero"`
-	Weight          *int              `json:"weight,omitzero"`
-	RetrySchedule   []int             `json:"retry_schedule_seconds,omitzero"`
-	MaxAgeSeconds   *int              `json:"max_age_seconds,omitzero"`
-	AcceptPerSecond *float64          `json:"accept_per_second,omitzero"`
-	MaxBacklog      *int              `json:"max_backlog,omitzero"`
-	AllowedCIDRs    []string          `json:"allowed_cidrs,omitzero"`
+	URL               *string           `json:"url,omitzero"`
+	Description       *string           `json:"description,omitzero"`
+	EventTypes        []string          `json:"event_types,omitzero"`
+	Headers           map[string]string `json:"headers,omitzero"`
+	TimeoutSeconds    *int              `json:"timeout_seconds,omitzero"`
+	MaxInFlight       *int              `json:"max_in_flight,omitzero"`
+	RatePerSecond     *float64          `json:"rate_per_second,omitzero"`
+	Burst             *int              `json:"burst,omitzero"`
+	Weight            *int              `json:"weight,omitzero"`
+	RetrySchedule     []int             `json:"retry_schedule_seconds,omitzero"`
+	MaxAgeSeconds     *int              `json:"max_age_seconds,omitzero"`
+	AcceptPerSecond   *float64          `json:"accept_per_second,omitzero"`
+	MaxBacklog        *int              `json:"max_backlog,omitzero"`
+	AllowedCIDRs      []string          `json:"allowed_cidrs,omitzero"`
+	Ordering          *Ordering         `json:"ordering,omitzero"`
+	OrderingSkipAfter *int              `json:"ordering_skip_after,omitzero"`
 	// Reset names the fields, as in JSON, to put back to Fairhook's defaults.
 	Reset []string `json:"-"`
 }

@@ -18,6 +18,8 @@ const (
 	// lookAgain is when to ask again for a lane that another dispatcher has, or has
 	// more of than its part.
 	lookAgain = time.Second
+	// arrangeAgain is when to go on with a lane that is not arranged for its order yet.
+	arrangeAgain = 100 * time.Millisecond
 	// joinMemory is how long after this dispatcher joined others may still be working
 	// what they had fetched before.
 	joinMemory = webhook.MaxTimeoutSeconds*time.Second + 30*time.Second
@@ -27,16 +29,23 @@ const (
 type laneNeed int
 
 const (
-	needNothing laneNeed = iota
-	needProbe            // the breaker lets one delivery through
-	needOwner            // the cap is too small to be divided
+	needNothing laneNeed = 0
+	needProbe   laneNeed = 1 << (iota - 1) // the breaker lets one delivery through
+	needOwner                              // its cap is too small to be divided, or it has an order to keep
 )
+
+// has reports whether something is among what must be claimed.
+func (n laneNeed) has(need laneNeed) bool { return n&need != 0 }
 
 // laneLimit is what follows from a webhook's row and its gate at this moment, and
 // what must be claimed first. It is pure.
-func laneLimit(w *postgres.WebhookLimit, now time.Time, sharers int) (fairqueue.Limit, laneNeed) {
-	l := fairqueue.Limit{
+func laneLimit(w *postgres.WebhookLimit, now time.Time, sharers int) (l fairqueue.Limit, need laneNeed) {
+	l = fairqueue.Limit{
 		MaxInFlight: w.MaxInFlight, Weight: w.Weight, Host: hostOf(w.URL), Gated: w.State != webhook.StateActive,
+		Ordering: w.Ordering,
+	}
+	if w.Ordering == webhook.OrderingStrict {
+		l.MaxInFlight = 1
 	}
 	if w.RatePerSecond != nil {
 		l.RatePerSecond = *w.RatePerSecond
@@ -46,14 +55,19 @@ func laneLimit(w *postgres.WebhookLimit, now time.Time, sharers int) (fairqueue.
 	}
 	switch {
 	case l.Gated:
+		return l, needNothing
 	case w.Gate != nil && w.Gate.Until.After(now):
 		l.GateUntil = w.Gate.Until
-	case w.Gate != nil && w.Gate.Cause == postgres.GateBreaker:
-		return l, needProbe
-	case w.MaxInFlight < sharers:
-		return l, needOwner
+		return l, needNothing
 	}
-	return l, needNothing
+	probe := w.Gate != nil && w.Gate.Cause == postgres.GateBreaker
+	if probe {
+		need |= needProbe
+	}
+	if w.Ordering.Ordered() || !probe && w.MaxInFlight < sharers {
+		need |= needOwner
+	}
+	return l, need
 }
 
 // laneLook is one lane as limits found it, and what is decided of it on the way.
@@ -181,10 +195,13 @@ func (d *Dispatcher) limits(ctx context.Context, ids []webhook.ID, sharers int) 
 		d.gates.learn(found[i].ID, found[i].Gate)
 		lanes[i] = lookAt(&found[i], d.cfg.Instance, joined, now, sharers)
 	}
-	if err := d.claimProbes(ctx, lanes, now); err != nil {
+	if err := d.claimLanes(ctx, lanes, now, sharers); err != nil {
 		return nil, err
 	}
-	if err := d.claimLanes(ctx, lanes, now, sharers); err != nil {
+	if err := d.claimProbes(ctx, lanes, now); err != nil { // of ordered lanes their owner
+		return nil, err
+	}
+	if err := d.disarrange(ctx, lanes, now); err != nil {
 		return nil, err
 	}
 	if err := d.shareLanes(ctx, lanes); err != nil {
@@ -212,7 +229,7 @@ func idsOf(lanes []laneLook, wanted func(*laneLook) bool) (ids []webhook.ID) {
 
 // claimProbes claims the probes of breakers that let one delivery through.
 func (d *Dispatcher) claimProbes(ctx context.Context, lanes []laneLook, now time.Time) error {
-	wanted := func(l *laneLook) bool { return l.need == needProbe }
+	wanted := func(l *laneLook) bool { return l.need.has(needProbe) && l.open() }
 	ids := idsOf(lanes, wanted)
 	if len(ids) == 0 {
 		return nil
@@ -227,9 +244,13 @@ func (d *Dispatcher) claimProbes(ctx context.Context, lanes []laneLook, now time
 	if err != nil {
 		return err
 	}
+	asked := make(map[webhook.ID]bool, len(ids))
+	for _, id := range ids {
+		asked[id] = true
+	}
 	for i := range lanes {
 		l := &lanes[i]
-		if !wanted(l) {
+		if !asked[l.row.ID] {
 			continue
 		}
 		if end, got := mine[l.row.ID]; got {
@@ -253,7 +274,7 @@ func (l *laneLook) timeout() time.Duration {
 
 // claimLanes claims the lanes that only one dispatcher may fetch from.
 func (d *Dispatcher) claimLanes(ctx context.Context, lanes []laneLook, now time.Time, sharers int) error {
-	wanted := func(l *laneLook) bool { return l.need == needOwner }
+	wanted := func(l *laneLook) bool { return l.need.has(needOwner) }
 	ids := idsOf(lanes, wanted)
 	if len(ids) == 0 {
 		return nil
@@ -267,15 +288,59 @@ func (d *Dispatcher) claimLanes(ctx context.Context, lanes []laneLook, now time.
 		if !wanted(l) {
 			continue
 		}
-		end, got := mine[l.row.ID]
-		if !got {
+		lease, got := mine[l.row.ID]
+		switch {
+		case !got:
 			l.limit.GateUntil = soonest(others[l.row.ID], now)
+			continue
+		case l.row.Ordering.Ordered():
+			if l.limit, err = d.ordered(ctx, l.row, l.limit, lease, now); err != nil {
+				return err
+			}
 			continue
 		}
 		before := l.row.Owner == d.cfg.Instance && l.row.OwnedUntil.After(now)
-		l.limit = owning(l.limit, before, end, now, sharers)
+		l.limit = owning(l.limit, before, lease.Until, now, sharers)
 		if l.open() {
 			l.counted = now
+		}
+	}
+	return nil
+}
+
+// ordered is the limit of a lane that this dispatcher owns for its order. It is arranged
+// for it first, which may take more than one look: until what was fetched without that
+// order has ended. In strict order nothing need be counted: whatever runs keeps the lane
+// back.
+func (d *Dispatcher) ordered(ctx context.Context, w *postgres.WebhookLimit, l fairqueue.Limit, lease postgres.Lease, now time.Time) (fairqueue.Limit, error) {
+	l.Owned, l.Epoch, l.Until = true, lease.Epoch, lease.Until.Add(-fairqueue.OwnerMargin)
+	if lease.Arranged == string(w.Ordering) {
+		return l, nil
+	}
+	done, err := d.queue.Arrange(ctx, w.ID, w.Ordering)
+	if err != nil {
+		return l, err
+	}
+	if !done {
+		l.GateUntil = now.Add(arrangeAgain)
+	}
+	return l, nil
+}
+
+// disarrange has lanes whose webhooks have no order any more worked as all others are. They
+// are worked meanwhile: what was in order may come later than what is new.
+func (d *Dispatcher) disarrange(ctx context.Context, lanes []laneLook, now time.Time) error {
+	for i := range lanes {
+		l := &lanes[i]
+		if l.row.Ordering.Ordered() || l.row.Arranged == string(webhook.OrderingNone) {
+			continue
+		}
+		done, err := d.queue.Arrange(ctx, l.row.ID, webhook.OrderingNone)
+		if err != nil {
+			return err
+		}
+		if again := now.Add(arrangeAgain); !done && (l.limit.Until.IsZero() || again.Before(l.limit.Until)) {
+			l.limit.Until = again
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/fairhook/fairhook/pkg/fairqueue"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
@@ -27,6 +28,13 @@ type record struct {
 	attempt webhook.Attempt
 	disable bool
 	gate    *postgres.GateChange // nil: nothing
+	// skipped is the end of the delivery, of which the attempt was one too many; nil: it
+	// is not skipped.
+	skipped *webhook.Attempt
+	// settle is what becomes of the job where others wait for it; nil: River's completion
+	// says that. settled is called when it has committed.
+	settle  *fairqueue.Settlement
+	settled func(fairqueue.Settlement)
 }
 
 // disabledGone is what a webhook's owner is told when a 410 disabled it.
@@ -36,10 +44,10 @@ const disabledGone = "the receiver answered 410 Gone"
 // tries again until the process stops: an attempt that was made is not
 // forgotten, and its worker's slot is held, so that no more is sent than can be
 // recorded.
-func newRecorder(db postgres.Querier, logger *slog.Logger, m *metrics) *batcher[record, error] {
+func newRecorder(db postgres.Querier, settle func(fairqueue.Settlement) postgres.Statement, logger *slog.Logger, m *metrics) *batcher[record, error] {
 	return newBatcher(recorderWorkers, recorderBatch, func(ctx context.Context, records []record) []error {
 		answers := make([]error, len(records))
-		if err := commit(ctx, db, logger, m, records); err == nil || len(records) == 1 {
+		if err := commit(ctx, db, settle, logger, m, records); err == nil || len(records) == 1 {
 			for i := range answers {
 				answers[i] = err
 			}
@@ -47,21 +55,31 @@ func newRecorder(db postgres.Querier, logger *slog.Logger, m *metrics) *batcher[
 		}
 		// Bad data in one row must not take the others with it.
 		for i := range records {
-			answers[i] = commit(ctx, db, logger, m, records[i:i+1])
+			answers[i] = commit(ctx, db, settle, logger, m, records[i:i+1])
 		}
 		return answers
 	})
 }
 
 // commit writes records, trying again for as long as trying again can help.
-func commit(ctx context.Context, db postgres.Querier, logger *slog.Logger, m *metrics, records []record) error {
-	attempts := make([]webhook.Attempt, len(records))
+func commit(
+	ctx context.Context, db postgres.Querier, settle func(fairqueue.Settlement) postgres.Statement, logger *slog.Logger, m *metrics, records []record,
+) error {
 	var (
-		disable []postgres.Disabling
-		gates   []postgres.GateChange
+		attempts    = make([]webhook.Attempt, 0, len(records))
+		disable     []postgres.Disabling
+		gates       []postgres.GateChange
+		settling    []record
+		settlements []postgres.Statement
 	)
-	for i, r := range records {
-		attempts[i] = r.attempt
+	for _, r := range records {
+		attempts = append(attempts, r.attempt)
+		if r.skipped != nil {
+			attempts = append(attempts, *r.skipped)
+		}
+		if r.settle != nil {
+			settling, settlements = append(settling, r), append(settlements, settle(*r.settle))
+		}
 		if r.disable {
 			disable = append(disable, postgres.Disabling{WebhookID: r.attempt.WebhookID, Reason: disabledGone})
 		}
@@ -75,7 +93,13 @@ func commit(ctx context.Context, db postgres.Querier, logger *slog.Logger, m *me
 		err := func() error {
 			ctx, cancel := context.WithTimeout(ctx, recordTimeout)
 			defer cancel()
-			return postgres.RecordAttempts(ctx, db, attempts, disable, gates)
+			changed, err := postgres.RecordAndSettle(ctx, db, attempts, disable, gates, settlements)
+			for i := range changed {
+				if changed[i] {
+					settling[i].settled(*settling[i].settle)
+				}
+			}
+			return err
 		}()
 		if err == nil {
 			m.recordDuration.Observe(time.Since(started).Seconds())

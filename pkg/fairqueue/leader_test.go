@@ -144,7 +144,7 @@ func TestEndExpired(t *testing.T) {
 		b.run(t, `
 			WITH accepted AS (
 				INSERT INTO fairhook.events (id, tenant, type, payload, webhook_ids)
-				SELECT id, 'acme', 'order.paid', '{}', '{}' FROM unnest($1::uuid[]) AS e (id) RETURNING id
+				SELECT id, 'acme', 'order.paid', '{}', '{}' FROM unnest($1::uuid[]) AS e (id) RETURNING id, ordering_key
 			) `+InsertSQL(1, 2), events, hooks)
 		return events
 	}

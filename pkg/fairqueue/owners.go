@@ -34,6 +34,9 @@ func (q *Queue) runOwners(ctx context.Context) {
 		if err := q.renewLanes(ctx); err != nil && ctx.Err() == nil {
 			q.cfg.Logger.WarnContext(ctx, "could not renew the leases of lanes", "error", err)
 		}
+		if err := q.rearrange(ctx); err != nil && ctx.Err() == nil {
+			q.cfg.Logger.WarnContext(ctx, "could not put deliveries into their places", "error", err)
+		}
 		q.ring.sweep()
 	}
 }

@@ -101,7 +101,7 @@ func (b *testBundle) insert(t *testing.T, hook webhook.ID, n int) []webhook.ID {
 	_, err := b.db.Exec(t.Context(), `
 		WITH accepted AS (
 			INSERT INTO fairhook.events (id, tenant, type, payload, webhook_ids)
-			SELECT id, 'acme', 'order.paid', '{}', '{}' FROM unnest($1::uuid[]) AS e (id) RETURNING id
+			SELECT id, 'acme', 'order.paid', '{}', '{}' FROM unnest($1::uuid[]) AS e (id) RETURNING id, ordering_key
 		) `+InsertSQL(1, 2), events, hooks)
 	if err != nil {
 		t.Fatal(err)
@@ -850,7 +850,7 @@ func TestDiscoveryVisitsEveryLane(t *testing.T) {
 	for i := range lanes {
 		events[i], hooks[i] = b.newID(), b.newID()
 	}
-	_, err := b.db.Exec(t.Context(), `WITH accepted AS (SELECT unnest($1::uuid[]) AS id) `+InsertSQL(1, 2), events, hooks)
+	_, err := b.db.Exec(t.Context(), `WITH accepted AS (SELECT unnest($1::uuid[]) AS id, NULL::text AS ordering_key) `+InsertSQL(1, 2), events, hooks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -982,7 +982,7 @@ func TestInsertDoesNotDoubleALiveDelivery(t *testing.T) {
 	event := b.insert(t, hook, 1)
 	again := func() {
 		t.Helper()
-		_, err := b.db.Exec(t.Context(), `WITH accepted AS (SELECT unnest($1::uuid[]) AS id) `+InsertSQL(1, 2), event, []webhook.ID{hook})
+		_, err := b.db.Exec(t.Context(), `WITH accepted AS (SELECT unnest($1::uuid[]) AS id, NULL::text AS ordering_key) `+InsertSQL(1, 2), event, []webhook.ID{hook})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -89,6 +89,8 @@ type lane struct {
 	dryUntil              time.Time // the bucket has nothing before
 	thirsty               bool      // in ring.thirsty, or being asked for
 
+	round round // of a lane ordered by key
+
 	floor
 }
 
@@ -101,6 +103,14 @@ type grant struct {
 	from time.Time
 	// newest is the latest scheduled_at of what was fetched; zero: of nothing.
 	newest time.Time
+
+	// ordering is the order that the lane keeps, and epoch that of its owner's lease.
+	ordering webhook.Ordering
+	epoch    int64
+	// after is the key that the walk of a lane ordered by key began after, last the one
+	// that it looked at last, and end says that there was none behind that.
+	after, last string
+	end         bool
 }
 
 func newRing(now func() time.Time) *ring {
@@ -156,7 +166,9 @@ func (r *ring) shut(l *lane) bool {
 func (r *ring) wake(id webhook.ID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.wakeLocked(r.get(id))
+	l := r.get(id)
+	l.round.laps = 0
+	return r.wakeLocked(l)
 }
 
 func (r *ring) get(id webhook.ID) *lane {
@@ -247,7 +259,7 @@ func (r *ring) wakeDue(now time.Time) (woken bool, next time.Time) {
 			l.gateUntil = time.Time{}
 			delete(r.limits, l.id)
 		}
-		l.missed = false
+		l.missed, l.round.laps = false, 0
 		woken = r.wakeLocked(l) || woken
 		r.forget(l)
 	}
@@ -346,7 +358,13 @@ func (r *ring) take(free, slots, maxLanes int) []grant {
 		if l.host != nil {
 			l.host.granted += offer
 		}
-		grants = append(grants, grant{lane: l, limit: offer, from: l.from(now)})
+		g := grant{lane: l, limit: offer, ordering: webhook.OrderingNone}
+		if limit.Ordering.Ordered() {
+			g.ordering, g.epoch, g.after = limit.Ordering, limit.Epoch, l.round.after
+		} else {
+			g.from = l.from(now)
+		}
+		grants = append(grants, g)
 	}
 	r.active = r.active[n:]
 	if len(r.active) == 0 {
@@ -398,8 +416,9 @@ func (r *ring) settle(grants []grant, fetched map[webhook.ID]int) (woken bool) {
 		}
 		l.tokens = max(0, l.tokens-n)
 		again := l.looked(g, n, now)
+		more := g.ordering == webhook.OrderingKey && l.round.walked(g.after, g.last, g.end)
 		switch {
-		case n >= g.limit:
+		case n >= g.limit || more:
 			r.wakeLocked(l)
 		default:
 			l.inTurn, l.deficit = false, 0
@@ -450,6 +469,11 @@ func (r *ring) finish(id webhook.ID) bool {
 		h.inFlight--
 	}
 	woken := r.uncap(l)
+	if !l.capped && r.limits[id].Ordering.Ordered() {
+		// What waited for the one that is done can be fetched.
+		l.round.laps = 0
+		woken = r.wakeLocked(l) || woken
+	}
 	woken = r.freeHost(h) || woken
 	r.forget(l)
 	return woken || r.crowded

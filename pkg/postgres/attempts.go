@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
@@ -30,8 +31,23 @@ ON CONFLICT DO NOTHING`
 // answered 410, and what happened to gates, in one transaction and one round trip.
 // It may be repeated with the same arguments after an error: nothing is doubled.
 func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, disable []Disabling, gates []GateChange) error {
+	_, err := RecordAndSettle(ctx, q, attempts, disable, gates, nil)
+	return err
+}
+
+// Statement is one that another package has a transaction of this one run.
+type Statement struct {
+	SQL  string
+	Args []any
+}
+
+// RecordAndSettle is RecordAttempts, and runs statements about the jobs of the attempts in
+// the same transaction. It returns which of them changed a row.
+func RecordAndSettle(
+	ctx context.Context, q Querier, attempts []webhook.Attempt, disable []Disabling, gates []GateChange, settle []Statement,
+) (changed []bool, err error) {
 	if len(attempts) == 0 && len(disable) == 0 && len(gates) == 0 {
-		return nil
+		return nil, nil
 	}
 	n := len(attempts)
 	var (
@@ -74,10 +90,17 @@ func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, 
 			WHERE id = $1 AND status = 'active'`, d.WebhookID, d.Reason)
 	}
 	queueGateChanges(&batch, gates)
-	if err := q.SendBatch(ctx, &batch).Close(); err != nil {
-		return fmt.Errorf("record %d attempts: %w", n, err)
+	changed = make([]bool, len(settle))
+	for i, s := range settle {
+		batch.Queue(s.SQL, s.Args...).Exec(func(tag pgconn.CommandTag) error {
+			changed[i] = tag.RowsAffected() > 0
+			return nil
+		})
 	}
-	return nil
+	if err := q.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, fmt.Errorf("record %d attempts: %w", n, err)
+	}
+	return changed, nil
 }
 
 // Disabling asks for a webhook to be disabled with the attempt that showed that

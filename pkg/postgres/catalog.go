@@ -46,7 +46,7 @@ func LoadCatalogWebhook(ctx context.Context, q Querier, id webhook.ID, secrets b
 		WHERE webhooks.id = $1`, id, secrets,
 	).Scan(&w.ID, &w.Tenant, &w.URL, &w.Description, &w.EventTypes, &w.State, &w.DisabledReason, &w.Headers,
 		&w.TimeoutSeconds, &w.MaxInFlight, &w.RatePerSecond, &w.Burst, &w.Weight, &w.RetrySchedule, &w.MaxAgeSeconds,
-		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.CreatedAt, &w.UpdatedAt,
+		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.Ordering, &w.OrderingSkipAfter, &w.CreatedAt, &w.UpdatedAt,
 		&c.Sealed, &seconds)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):

@@ -13,14 +13,14 @@ import (
 
 const webhookColumns = `id, tenant, url, description, event_types, status, disabled_reason, headers,
 	timeout_seconds, max_in_flight, rate_per_second, burst, weight, retry_schedule_seconds, max_age_seconds,
-	accept_per_second, max_backlog, allowed_cidrs, created_at, updated_at`
+	accept_per_second, max_backlog, allowed_cidrs, ordering, ordering_skip_after, created_at, updated_at`
 
 // scanWebhook reads webhookColumns.
 func scanWebhook(row pgx.CollectableRow) (*webhook.Webhook, error) {
 	w := &webhook.Webhook{}
 	err := row.Scan(&w.ID, &w.Tenant, &w.URL, &w.Description, &w.EventTypes, &w.State, &w.DisabledReason, &w.Headers,
 		&w.TimeoutSeconds, &w.MaxInFlight, &w.RatePerSecond, &w.Burst, &w.Weight, &w.RetrySchedule, &w.MaxAgeSeconds,
-		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.CreatedAt, &w.UpdatedAt)
+		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.Ordering, &w.OrderingSkipAfter, &w.CreatedAt, &w.UpdatedAt)
 	w.CreatedAt, w.UpdatedAt = w.CreatedAt.UTC(), w.UpdatedAt.UTC()
 	return w, err
 }
@@ -46,12 +46,12 @@ func InsertWebhook(ctx context.Context, q Querier, w *webhook.Webhook) error {
 	err := q.QueryRow(ctx, `
 		INSERT INTO fairhook.webhooks (id, tenant, url, description, event_types, status, headers,
 			timeout_seconds, max_in_flight, retry_schedule_seconds, max_age_seconds,
-			accept_per_second, max_backlog, allowed_cidrs, rate_per_second, burst, weight)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+			accept_per_second, max_backlog, allowed_cidrs, rate_per_second, burst, weight, ordering, ordering_skip_after)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, coalesce(nullif($18, ''), 'none'), $19)
 		RETURNING created_at, updated_at`,
 		w.ID, w.Tenant, w.URL, w.Description, w.EventTypes, w.State, w.Headers,
 		w.TimeoutSeconds, w.MaxInFlight, w.RetrySchedule, w.MaxAgeSeconds,
-		w.AcceptPerSecond, w.MaxBacklog, w.AllowedCIDRs, w.RatePerSecond, w.Burst, w.Weight,
+		w.AcceptPerSecond, w.MaxBacklog, w.AllowedCIDRs, w.RatePerSecond, w.Burst, w.Weight, w.Ordering, w.OrderingSkipAfter,
 	).Scan(&w.CreatedAt, &w.UpdatedAt)
 	if err != nil {
 		return fmt.Errorf("insert webhook %s: %w", w.ID, err)
@@ -123,12 +123,13 @@ func UpdateWebhook(ctx context.Context, tx pgx.Tx, w *webhook.Webhook) error {
 		SET url = $2, description = $3, event_types = $4, status = $5, disabled_reason = $6, headers = $7,
 		    timeout_seconds = $8, max_in_flight = $9, retry_schedule_seconds = $10, max_age_seconds = $11,
 		    accept_per_second = $12, max_backlog = $13, allowed_cidrs = $14,
-		    rate_per_second = $15, burst = $16, weight = $17, updated_at = now()
+		    rate_per_second = $15, burst = $16, weight = $17,
+		    ordering = coalesce(nullif($18, ''), 'none'), ordering_skip_after = $19, updated_at = now()
 		WHERE id = $1
 		RETURNING updated_at`,
 		w.ID, w.URL, w.Description, w.EventTypes, w.State, w.DisabledReason, w.Headers,
 		w.TimeoutSeconds, w.MaxInFlight, w.RetrySchedule, w.MaxAgeSeconds,
-		w.AcceptPerSecond, w.MaxBacklog, w.AllowedCIDRs, w.RatePerSecond, w.Burst, w.Weight,
+		w.AcceptPerSecond, w.MaxBacklog, w.AllowedCIDRs, w.RatePerSecond, w.Burst, w.Weight, w.Ordering, w.OrderingSkipAfter,
 	).Scan(&w.UpdatedAt)
 	if err != nil {
 		return fmt.Errorf("update webhook %s: %w", w.ID, err)

@@ -12,7 +12,7 @@ func valid() *Webhook {
 	return &Webhook{
 		Tenant: "acme", URL: "https://example.com/", EventTypes: []string{"*"}, State: StateActive,
 		TimeoutSeconds: DefaultTimeoutSeconds, MaxInFlight: DefaultMaxInFlight,
-		RetrySchedule: DefaultRetrySchedule(), MaxAgeSeconds: DefaultMaxAgeSeconds, MaxBacklog: DefaultMaxBacklog, Weight: DefaultWeight,
+		RetrySchedule: DefaultRetrySchedule(), MaxAgeSeconds: DefaultMaxAgeSeconds, MaxBacklog: DefaultMaxBacklog, Weight: DefaultWeight, Ordering: OrderingNone,
 	}
 }
 
