@@ -104,6 +104,9 @@ func (r *ring) learn(limits map[webhook.ID]Limit) (woken bool) {
 	}
 	now := r.now()
 	for id, limit := range limits {
+		if limit.Owned && limit.Ordering.Ordered() {
+			r.orders[id] = struct{}{}
+		}
 		l := r.lanes[id]
 		if l == nil {
 			r.limits[id] = limit
@@ -186,15 +189,19 @@ func (r *ring) owned() (ids []webhook.ID) {
 	return ids
 }
 
-// inOrder lists the lanes in memory that this dispatcher owns for their order.
+// inOrder lists the lanes that this dispatcher owns for their order, in memory or not.
 func (r *ring) inOrder() map[webhook.ID]webhook.Ordering {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	now := r.now()
 	lanes := map[webhook.ID]webhook.Ordering{}
-	for id := range r.lanes {
-		if limit := r.limits[id]; limit.Owned && limit.Ordering.Ordered() {
-			lanes[id] = limit.Ordering
+	for id := range r.orders {
+		limit, known := r.limits[id]
+		if !known || !limit.Owned || !limit.Ordering.Ordered() || !now.Before(limit.Until) {
+			delete(r.orders, id)
+			continue
 		}
+		lanes[id] = limit.Ordering
 	}
 	return lanes
 }

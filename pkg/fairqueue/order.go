@@ -85,7 +85,9 @@ WITH owned AS MATERIALIZED (
 
 // strictSQL claims the head of each lane, if it is due and nothing is running. The order
 // is by id + 0, which only the index of strict lanes has: by id alone the planner may walk
-// the primary key. What is locked by then has changed its state since it was looked at.
+// the primary key; and what must not be there is asked for with a LIMIT, since NOT EXISTS
+// may be planned as a look at all that is running, of every lane. What is locked by then
+// has changed its state since it was looked at.
 const strictSQL = ownedLanes + `'strict'
 	ORDER BY o.webhook_id FOR SHARE OF o
 ), heads AS MATERIALIZED (
@@ -97,8 +99,8 @@ const strictSQL = ownedLanes + `'strict'
 		ORDER BY id + 0 LIMIT 1
 	) h
 	WHERE h.state IN ` + waits + ` AND h.scheduled_at <= now()
-	  AND NOT EXISTS (SELECT FROM fairhook.river_job WHERE state = 'running' AND queue = l.lane)
-	  AND NOT EXISTS (SELECT FROM fairhook.river_job WHERE state = 'available' AND queue = l.lane AND priority < 4)
+	  AND (SELECT 1 FROM fairhook.river_job WHERE state = 'running' AND queue = l.lane LIMIT 1) IS NULL
+	  AND (SELECT 1 FROM fairhook.river_job WHERE state = 'available' AND queue = l.lane AND priority < 4 LIMIT 1) IS NULL
 ), picked AS MATERIALIZED (
 	SELECT id FROM fairhook.river_job
 	WHERE id = ANY (ARRAY(SELECT id FROM heads)) AND state::text IN ` + waits + `
@@ -159,8 +161,8 @@ const claimHeadsSQL = ownedLanes + `'key'
 	WHERE id = ANY ($5::bigint[]) AND state::text IN ` + waits + `
 	  AND queue IN (
 		SELECT lane FROM owned l
-		WHERE NOT EXISTS (SELECT FROM fairhook.river_job WHERE state = 'available' AND queue = l.lane AND priority = 1)
-		  AND NOT EXISTS (SELECT FROM fairhook.river_job WHERE state = 'available' AND queue = l.lane AND priority = 4))
+		WHERE (SELECT 1 FROM fairhook.river_job WHERE state = 'available' AND queue = l.lane AND priority = 1 LIMIT 1) IS NULL
+		  AND (SELECT 1 FROM fairhook.river_job WHERE state = 'available' AND queue = l.lane AND priority = 4 LIMIT 1) IS NULL)
 	FOR UPDATE SKIP LOCKED
 )` + claimSQL
 
@@ -357,11 +359,11 @@ func (q *Queue) arrangeSome(ctx context.Context, id webhook.ID, o webhook.Orderi
 const strayedSQL = `
 SELECT l.id
 FROM unnest($1::uuid[], $2::text[]) AS l (id, ordering)
-WHERE EXISTS (SELECT FROM fairhook.river_job WHERE state = 'available' AND queue = '` + lanePrefix + `' || l.id AND priority = 1)
-   OR EXISTS (SELECT FROM fairhook.river_job WHERE state = 'available' AND queue = '` + lanePrefix + `' || l.id
-              AND priority = CASE l.ordering WHEN 'key' THEN 4 ELSE 2 END)
-   OR l.ordering = 'strict'
-      AND EXISTS (SELECT FROM fairhook.river_job WHERE state = 'available' AND queue = '` + lanePrefix + `' || l.id AND priority = 3)`
+CROSS JOIN LATERAL unnest(CASE l.ordering WHEN 'strict' THEN '{1,2,3}' ELSE '{1,4}' END::smallint[]) AS p (place)
+CROSS JOIN LATERAL (
+	SELECT FROM fairhook.river_job
+	WHERE state = 'available' AND queue = '` + lanePrefix + `' || l.id AND priority = p.place LIMIT 1) j
+GROUP BY l.id`
 
 // rearrange puts jobs into their places that came without: those of a transaction that
 // began before the webhook's ordering was changed, or of a release that knows of none. They

@@ -34,6 +34,9 @@ type ring struct {
 	// limits is what is known of webhooks' limits. A lane whose limit is not
 	// known is not fetched until it has been learned.
 	limits map[webhook.ID]Limit
+	// orders are the lanes that this dispatcher owned for their order when their limits
+	// were learned.
+	orders map[webhook.ID]struct{}
 	// strangers are the lanes whose limits must be learned.
 	strangers []*lane
 	// sharers is how many dispatchers share a webhook's cap, at least 1.
@@ -116,7 +119,7 @@ type grant struct {
 func newRing(now func() time.Time) *ring {
 	return &ring{
 		now: now, strange: make(chan struct{}, 1), thirst: make(chan struct{}, 1), timer: make(chan struct{}, 1),
-		lanes: map[webhook.ID]*lane{}, limits: map[webhook.ID]Limit{},
+		lanes: map[webhook.ID]*lane{}, limits: map[webhook.ID]Limit{}, orders: map[webhook.ID]struct{}{},
 		hosts: map[string]*host{}, paces: map[webhook.ID]*pace{}, sharers: 1,
 	}
 }
