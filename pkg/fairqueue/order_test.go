@@ -2,6 +2,7 @@ package fairqueue
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -292,29 +293,33 @@ func TestOrderHoldsOnAnySchedule(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		o := rapid.SampledFrom([]webhook.Ordering{webhook.OrderingStrict, webhook.OrderingKey}).Draw(rt, "ordering")
 		l := &orderedLane{t: t, rt: rt, clients: clients, hook: clients[0].orderedHook(t, o), ordering: o, keys: map[int64]string{}, done: map[int64]bool{}}
-		l.owners = map[int]bool{}
 		client := func() int { return rapid.IntRange(0, len(clients)-1).Draw(rt, "client") }
-		l.takeOver(client())
-		rt.Repeat(map[string]func(*rapid.T){
-			"accept":    func(*rapid.T) { l.accept(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "key")) },
-			"take over": func(*rapid.T) { l.takeOver(client()) },
-			"fetch": func(*rapid.T) {
-				if i := client(); l.owners[i] {
-					l.fetch(i)
-				}
-			},
-			"fetch unaware": func(*rapid.T) {
+		accept := func() { l.accept(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "key")) }
+		steps := map[string]func(){
+			"accept":    accept,
+			"take over": func() { l.takeOver(client()) },
+			"fetch":     func() { l.fetch(rapid.SampledFrom(l.owners).Draw(rt, "owner, or one of before")) },
+			"fetch, knowing of no order": func() {
 				if jobs := unaware.fetchLane(t, l.hook); len(jobs) > 0 {
 					rt.Fatalf("somebody who knows of no order fetched %v", jobIDs(jobs))
 				}
 			},
-			"succeed":                               func(*rapid.T) { l.end(webhook.StatusDelivered, true) },
-			"succeed and die before it is recorded": func(*rapid.T) { l.end("", true) },
-			"fail":                                  func(*rapid.T) { l.end(webhook.StatusRetrying, false) },
-			"crash":                                 func(*rapid.T) { l.crash(client()) },
-			"be taken for dead":                     func(*rapid.T) { l.giveBack(client()) },
-			"":                                      func(*rapid.T) { l.checkOneAtATime() },
-		})
+			"succeed": func() { l.end(webhook.StatusDelivered, true) },
+			"succeed and die before that is recorded": func() { l.end("", true) },
+			"fail":              func() { l.end(webhook.StatusRetrying, false) },
+			"crash":             func() { l.crash(client()) },
+			"be taken for dead": func() { l.giveBack(client()) },
+		}
+		often := []string{"accept", "fetch", "fetch", "fetch", "fetch", "succeed", "succeed", "fail", "take over", "take over"}
+		names := append(slices.Sorted(maps.Keys(steps)), often...)
+		for range 5 {
+			accept()
+		}
+		l.takeOver(client())
+		for range 40 {
+			steps[rapid.SampledFrom(names).Draw(rt, "step")]()
+			l.checkOneAtATime()
+		}
 		for i := range clients {
 			l.crash(i)
 		}
@@ -349,7 +354,7 @@ type orderedLane struct {
 	keys     map[int64]string // by job
 	done     map[int64]bool   // have succeeded
 	held     []heldJob
-	owners   map[int]bool // who believes, or once believed, that it owns the lane
+	owners   []int // who owned the lane, and may believe that it does
 }
 
 // heldJob is what a client works, or believes it does.
@@ -368,7 +373,9 @@ func (l *orderedLane) accept(key string) {
 
 func (l *orderedLane) takeOver(client int) {
 	l.clients[client].own(l.t, l.hook, l.ordering)
-	l.owners[client] = true
+	if !slices.Contains(l.owners, client) {
+		l.owners = append(l.owners, client)
+	}
 }
 
 func (l *orderedLane) fetch(client int) {
