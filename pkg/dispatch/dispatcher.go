@@ -210,7 +210,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 	d.catalog.OnChange(func(id webhook.ID, _ string) { d.queue.Changed(id) })
 	d.catalog.OnReset(d.queue.Reset)
 	d.loader = newLoader(d.pool)
-	d.recorder = newRecorder(d.pool, d.queue.Settle, d.cfg.Logger, m)
+	d.recorder = newRecorder(d.pool, d.queue, d.cfg.Logger, m)
 	d.health = newHealth(d.pool, d.cfg.Logger)
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &worker{

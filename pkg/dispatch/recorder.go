@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -32,9 +33,18 @@ type record struct {
 	// is not skipped.
 	skipped *webhook.Attempt
 	// settle is what becomes of the job where others wait for it; nil: River's completion
-	// says that. settled is called when it has committed.
-	settle  *fairqueue.Settlement
-	settled func(fairqueue.Settlement)
+	// says that.
+	settle *fairqueue.Settlement
+}
+
+// settler is the queue, as the recorder needs it.
+type settler interface {
+	// Settle is the statement for a settlement, and Settled says that it has committed.
+	Settle(s fairqueue.Settlement) postgres.Statement
+	Settled(s fairqueue.Settlement)
+	// Next is a statement that claims what follows, and hand to be called when it has
+	// committed.
+	Next(settlements []*fairqueue.Settlement) (statement postgres.Statement, hand func(), ok bool)
 }
 
 // disabledGone is what a webhook's owner is told when a 410 disabled it.
@@ -44,10 +54,10 @@ const disabledGone = "the receiver answered 410 Gone"
 // tries again until the process stops: an attempt that was made is not
 // forgotten, and its worker's slot is held, so that no more is sent than can be
 // recorded.
-func newRecorder(db postgres.Querier, settle func(fairqueue.Settlement) postgres.Statement, logger *slog.Logger, m *metrics) *batcher[record, error] {
+func newRecorder(db postgres.Querier, queue settler, logger *slog.Logger, m *metrics) *batcher[record, error] {
 	return newBatcher(recorderWorkers, recorderBatch, func(ctx context.Context, records []record) []error {
 		answers := make([]error, len(records))
-		if err := commit(ctx, db, settle, logger, m, records); err == nil || len(records) == 1 {
+		if err := commit(ctx, db, queue, logger, m, records); err == nil || len(records) == 1 {
 			for i := range answers {
 				answers[i] = err
 			}
@@ -55,7 +65,7 @@ func newRecorder(db postgres.Querier, settle func(fairqueue.Settlement) postgres
 		}
 		// Bad data in one row must not take the others with it.
 		for i := range records {
-			answers[i] = commit(ctx, db, settle, logger, m, records[i:i+1])
+			answers[i] = commit(ctx, db, queue, logger, m, records[i:i+1])
 		}
 		return answers
 	})
@@ -63,14 +73,14 @@ func newRecorder(db postgres.Querier, settle func(fairqueue.Settlement) postgres
 
 // commit writes records, trying again for as long as trying again can help.
 func commit(
-	ctx context.Context, db postgres.Querier, settle func(fairqueue.Settlement) postgres.Statement, logger *slog.Logger, m *metrics, records []record,
+	ctx context.Context, db postgres.Querier, queue settler, logger *slog.Logger, m *metrics, records []record,
 ) error {
 	var (
-		attempts    = make([]webhook.Attempt, 0, len(records))
-		disable     []postgres.Disabling
-		gates       []postgres.GateChange
-		settling    []record
-		settlements []postgres.Statement
+		attempts   = make([]webhook.Attempt, 0, len(records))
+		disable    []postgres.Disabling
+		gates      []postgres.GateChange
+		settling   []*fairqueue.Settlement
+		statements []postgres.Statement
 	)
 	for _, r := range records {
 		attempts = append(attempts, r.attempt)
@@ -78,7 +88,7 @@ func commit(
 			attempts = append(attempts, *r.skipped)
 		}
 		if r.settle != nil {
-			settling, settlements = append(settling, r), append(settlements, settle(*r.settle))
+			settling, statements = append(settling, r.settle), append(statements, queue.Settle(*r.settle))
 		}
 		if r.disable {
 			disable = append(disable, postgres.Disabling{WebhookID: r.attempt.WebhookID, Reason: disabledGone})
@@ -93,13 +103,24 @@ func commit(
 		err := func() error {
 			ctx, cancel := context.WithTimeout(ctx, recordTimeout)
 			defer cancel()
-			changed, err := postgres.RecordAndSettle(ctx, db, attempts, disable, gates, settlements)
-			for i := range changed {
+			all := statements
+			next, hand, more := queue.Next(settling)
+			if more {
+				all = append(slices.Clone(statements), next)
+			}
+			changed, err := postgres.RecordAndSettle(ctx, db, attempts, disable, gates, all)
+			if err != nil {
+				return err
+			}
+			for i, s := range settling {
 				if changed[i] {
-					settling[i].settled(*settling[i].settle)
+					queue.Settled(*s)
 				}
 			}
-			return err
+			if more {
+				hand()
+			}
+			return nil
 		}()
 		if err == nil {
 			m.recordDuration.Observe(time.Since(started).Seconds())

@@ -181,7 +181,7 @@ func policyOf(hook *webhook.Webhook, inOrder bool) courier.Policy {
 func (w *worker) settle(r *record, j *river.Job[job.Delivery], s fairqueue.Settlement) {
 	if fairqueue.InOrder(j.JobRow) {
 		s.Job = j.JobRow
-		r.settle, r.settled = &s, w.queue.Settled
+		r.settle = &s
 	}
 }
 

@@ -93,7 +93,10 @@ RETURNING r.id, r.args, r.attempt, r.attempted_at, r.created_at, r.kind, r.max_a
 // fetch claims up to params.MaxToLock jobs, sharing the slots among the lanes in
 // the ring.
 func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailableParams) ([]*rivertype.JobRow, error) {
-	var jobs []*rivertype.JobRow
+	jobs := q.fetchHanded(ctx, params.MaxToLock)
+	if len(jobs) >= params.MaxToLock {
+		return jobs, nil
+	}
 	for range maxPasses {
 		slots, free := params.MaxToLock-len(jobs), q.free(params.MaxToLock)-len(jobs)
 		if free <= 0 {

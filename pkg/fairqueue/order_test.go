@@ -82,12 +82,27 @@ func (b *testBundle) settle(t *testing.T, j *rivertype.JobRow, status webhook.St
 	t.Helper()
 	s := Settlement{Job: j, Status: status, RetryAt: b.cfg.Clock.Now(), CountsStep: true, Requests: 1, Error: "server_error"}
 	statement := b.Settle(s)
-	tag, err := b.db.Exec(t.Context(), statement.SQL, statement.Args...)
+	next, hand, more := b.Next([]*Settlement{&s})
+	changed := false
+	err := pgx.BeginFunc(t.Context(), b.db, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(t.Context(), statement.SQL, statement.Args...)
+		if changed = tag.RowsAffected() > 0; err != nil || !more {
+			return err
+		}
+		rows, err := tx.Query(t.Context(), next.SQL, next.Args...)
+		if err != nil {
+			return err
+		}
+		return next.Rows(rows)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if tag.RowsAffected() > 0 {
+	if changed {
 		b.Settled(s)
+	}
+	if more {
+		hand()
 	}
 	producerState{b.Queue}.JobFinish(j)
 	now := b.cfg.Clock.Now()
@@ -97,7 +112,7 @@ func (b *testBundle) settle(t *testing.T, j *rivertype.JobRow, status webhook.St
 		webhook.StatusExhausted: riverdriver.JobSetStateDiscarded(j.ID, now, []byte(`{}`), nil),
 	}[status]
 	b.finish(t, state)
-	return tag.RowsAffected() > 0
+	return changed
 }
 
 func jobIDs(jobs []*rivertype.JobRow) (ids []int64) {
@@ -138,6 +153,49 @@ func TestOrder(t *testing.T) {
 		b.settle(t, jobs[0], webhook.StatusExhausted)
 		if jobs = b.fetchLane(t, hook); !slices.Equal(jobIDs(jobs), []int64{second}) {
 			t.Fatalf("fetched %v, want %d: the one before it has ended", jobIDs(jobs), second)
+		}
+	})
+
+	t.Run("TheNextIsHandedOverWithTheOneBeforeUnlessSomebodyElseWaits", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		hook := b.orderedHook(t, webhook.OrderingStrict)
+		ids := []int64{b.accept(t, hook, ""), b.accept(t, hook, ""), b.accept(t, hook, ""), b.accept(t, hook, "")}
+		b.own(t, hook, webhook.OrderingStrict)
+		jobs := b.fetchLane(t, hook)
+		b.settle(t, jobs[0], webhook.StatusDelivered)
+		if len(b.handed) != 1 || b.handed[0].job.ID != ids[1] || b.jobCount(t, "running") != 1 {
+			t.Fatalf("handed over: %v", b.handed)
+		}
+		jobs = b.fetchJobs(t, 10)
+		if !slices.Equal(jobIDs(jobs), ids[1:2]) || b.ring.lanes[hook].inFlight != 1 {
+			t.Fatalf("fetched %v, want what was handed over, and no more", jobIDs(jobs))
+		}
+		// Another lane waits for a slot: this one has had its turn.
+		other := b.newID()
+		b.insert(t, other, 1)
+		b.ring.wake(other)
+		b.learnAll(t)
+		b.settle(t, jobs[0], webhook.StatusDelivered)
+		if len(b.handed) != 0 {
+			t.Fatal("a lane went on while another waited for a slot")
+		}
+		jobs = b.fetchLane(t, hook)
+		for _, j := range jobs {
+			if j.ID == ids[2] {
+				b.settle(t, j, webhook.StatusDelivered)
+			}
+		}
+		// Nobody fetches it in time.
+		if len(b.handed) != 1 {
+			t.Fatal("nothing was handed over")
+		}
+		b.handed[0].at = b.handed[0].at.Add(-2 * handedLife)
+		if jobs := b.fetchJobs(t, 10); len(jobs) != 0 {
+			t.Errorf("fetched %v, which others may have by now", jobIDs(jobs))
+		}
+		if b.jobCount(t, "available") != 1 {
+			t.Error("what was not fetched in time did not go back")
 		}
 	})
 
@@ -425,8 +483,10 @@ func (l *orderedLane) crash(client int) {
 	l.giveBack(client)
 }
 
-// giveBack has another client give back what this one works, which goes on.
+// giveBack has another client give back what this one works, which goes on. That takes
+// so long that what was handed over and not fetched is not fetched any more.
 func (l *orderedLane) giveBack(client int) {
+	l.clients[client].takeBack(func(handed) bool { return true })
 	b := l.clients[(client+1)%len(l.clients)]
 	if _, err := b.giveBack(l.t.Context(), "dead", &l.clients[client].cfg.ClientID, nil, 0); err != nil {
 		l.t.Fatal(err)

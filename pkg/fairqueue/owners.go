@@ -67,6 +67,7 @@ func (q *Queue) Drain(ctx context.Context) {
 	q.giveUpLanes(ctx)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewTimeout)
 	defer cancel()
+	q.putOff(ctx, q.takeBack(func(handed) bool { return true }))
 	if err := postgres.GiveUpProbes(ctx, q.pool, q.cfg.ClientID, q.ring.probing()); err != nil {
 		q.cfg.Logger.WarnContext(ctx, "could not give up probes", "error", err)
 	}

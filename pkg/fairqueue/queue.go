@@ -87,6 +87,8 @@ type Queue struct {
 	// claims is the jobs this process holds: fetched, and not yet committed as
 	// finished. Guarded by mu.
 	claims map[int64]claim // by job id
+	// handed is what River's next fetch gets at once. Guarded by mu.
+	handed []handed
 	// restUntil is when the next fetch may run after one that failed. Guarded
 	// by mu.
 	restUntil time.Time

@@ -39,6 +39,7 @@ func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, 
 type Statement struct {
 	SQL  string
 	Args []any
+	Rows func(pgx.Rows) error // reads what it returns; nil: nothing
 }
 
 // RecordAndSettle is RecordAttempts, and runs statements about the jobs of the attempts in
@@ -92,7 +93,12 @@ func RecordAndSettle(
 	queueGateChanges(&batch, gates)
 	changed = make([]bool, len(settle))
 	for i, s := range settle {
-		batch.Queue(s.SQL, s.Args...).Exec(func(tag pgconn.CommandTag) error {
+		queued := batch.Queue(s.SQL, s.Args...)
+		if s.Rows != nil {
+			queued.Query(s.Rows)
+			continue
+		}
+		queued.Exec(func(tag pgconn.CommandTag) error {
 			changed[i] = tag.RowsAffected() > 0
 			return nil
 		})
