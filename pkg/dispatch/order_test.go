@@ -189,6 +189,36 @@ func TestStrictOrder(t *testing.T) {
 		})
 	})
 
+	t.Run("AHeadThatIsCancelledByHandLetsThoseBehindItGoOn", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		var bad webhook.ID
+		s := newSequence(t, func(id webhook.ID, _ int) int {
+			if id == bad {
+				return http.StatusBadRequest
+			}
+			return http.StatusOK
+		})
+		w := b.hook(s.URL, strict, func(w *webhook.Webhook) { w.RetrySchedule = []int{3600} })
+		events := append(b.submit(w, 1), b.submit(w, 3)...)
+		bad = events[0]
+		p := b.start()
+		b.eventually("the head waits for its retry", func() bool {
+			return b.count(`SELECT count(*) FROM fairhook.river_job WHERE state = 'retryable'`) == 1
+		})
+		var head int64
+		if err := b.db.QueryRow(t.Context(), `SELECT min(id) FROM fairhook.river_job`).Scan(&head); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.client.JobCancel(t.Context(), head); err != nil {
+			t.Fatal(err)
+		}
+		b.wantOrder(s, events[1:])
+		if a := b.ended(bad); a[len(a)-1].Reason != webhook.ReasonCancelled {
+			t.Errorf("the head ended as %s", a[len(a)-1].Reason)
+		}
+	})
+
 	t.Run("GoesOnInOrderWhenItsOwnerStops", func(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
