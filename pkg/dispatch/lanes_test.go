@@ -620,6 +620,30 @@ func TestALimitLeavesOthersWhatTheyHave(t *testing.T) {
 	}
 }
 
+// TestACapThatBecomesTooSmallToDivideHoldsWhileDispatchersJoin has dispatchers join one
+// that works a webhook of which only one may send.
+func TestACapThatBecomesTooSmallToDivideHoldsWhileDispatchersJoin(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	r := newCrowd(t, 20*time.Millisecond)
+	b.start()
+	w := b.hook(r.URL, func(w *webhook.Webhook) { w.MaxInFlight = 1 })
+	b.submit(w, 2000)
+	for n := range 2 {
+		at := r.count()
+		b.eventually("it is worked", func() bool { return r.count() > at+20 })
+		b.start()
+		b.eventually("the lane has an owner", func() bool {
+			return b.count(`SELECT count(*) FROM fairhook.lane_owners WHERE until > now()`) == 1
+		})
+		at = r.count()
+		b.eventually(fmt.Sprintf("it is worked beside %d others", n+1), func() bool { return r.count() > at+50 })
+	}
+	if n := r.most.Load(); n > 1 {
+		t.Errorf("%d requests at once, the cap is 1", n)
+	}
+}
+
 // TestAHostsLimitHoldsWhileADispatcherJoins is TestACapHoldsWhileADispatcherJoins for the
 // limit that webhooks of one host share.
 func TestAHostsLimitHoldsWhileADispatcherJoins(t *testing.T) {
