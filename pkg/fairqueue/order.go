@@ -124,7 +124,7 @@ FROM lanes l
 CROSS JOIN LATERAL (
 	WITH RECURSIVE busy AS MATERIALIZED (
 		SELECT coalesce(array_agg(args->>'ordering_key'), '{}') AS keys FROM fairhook.river_job
-		WHERE state = 'running' AND queue = l.lane AND priority = 3
+		WHERE state = 'running' AND queue = l.lane AND args ? 'ordering_key'
 	), walk AS (
 		(SELECT 1 AS step, 0 AS found, (args->>'ordering_key') COLLATE "C" AS key, id,
 		        state IN ` + waits + ` AND scheduled_at <= now() AND args->>'ordering_key' <> ALL ((SELECT keys FROM busy)::text[]) AS ready
@@ -332,6 +332,15 @@ func (q *Queue) arrangeSome(ctx context.Context, id webhook.ID, o webhook.Orderi
 		case err != nil:
 			return err
 		}
+		tag, err := tx.Exec(ctx, arrangeSQL, Lane(id), misplaced(o), o, arrangeBatch)
+		if err != nil {
+			return err
+		}
+		if more = tag.RowsAffected() >= arrangeBatch; more {
+			return nil
+		}
+		// Asked last: a fetch without order that began before the change has locked what it
+		// takes, and was waited for above.
 		if o.Ordered() && arranged != string(o) {
 			var running bool
 			err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM fairhook.river_job WHERE state = 'running' AND queue = $1)`, Lane(id)).Scan(&running)
@@ -341,13 +350,6 @@ func (q *Queue) arrangeSome(ctx context.Context, id webhook.ID, o webhook.Orderi
 			case running:
 				return errNotArranged
 			}
-		}
-		tag, err := tx.Exec(ctx, arrangeSQL, Lane(id), misplaced(o), o, arrangeBatch)
-		if err != nil {
-			return err
-		}
-		if more = tag.RowsAffected() >= arrangeBatch; more {
-			return nil
 		}
 		_, err = tx.Exec(ctx, `UPDATE fairhook.lane_owners SET ordering = $2 WHERE webhook_id = $1 AND ordering <> $2`, id, o)
 		return err
@@ -387,7 +389,8 @@ func (q *Queue) rearrange(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look for jobs out of place: %w", err)
 	}
-	for _, id := range strayed {
+	for started, i := time.Now(), 0; i < len(strayed) && time.Since(started) < arrangeBudget; i++ {
+		id := strayed[i] // of very many the rest has its turn the next time: leases must be renewed
 		if _, err := q.Arrange(ctx, id, lanes[id]); err != nil {
 			return err
 		}

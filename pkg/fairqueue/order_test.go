@@ -1,6 +1,7 @@
 package fairqueue
 
 import (
+	"context"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -270,6 +271,51 @@ func TestOrder(t *testing.T) {
 			if jobs := b.fetchLane(t, hook); !slices.Equal(jobIDs(jobs), []int64{first}) {
 				t.Fatalf("%s: fetched %v, want %d and not %d", o, jobIDs(jobs), first, second)
 			}
+		}
+	})
+
+	t.Run("AFetchWithoutOrderThatBeganBeforeTheChangeIsWaitedFor", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		hook := b.orderedHook(t, webhook.OrderingNone)
+		first := b.accept(t, hook, "a")
+		b.accept(t, hook, "a")
+		tx, err := b.pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+		tag, err := tx.Exec(t.Context(), fetchSQL, []webhook.ID{hook}, []int32{1}, "client-2", 100, []string{"delivery"}, []*time.Time{nil})
+		if err != nil || tag.RowsAffected() != 1 {
+			t.Fatalf("fetched %d, %v", tag.RowsAffected(), err)
+		}
+		b.run(t, `UPDATE fairhook.webhooks SET ordering = 'key' WHERE id = $1`, hook)
+		if _, _, err := postgres.ClaimLanes(t.Context(), b.db, "client-1", []webhook.ID{hook}, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		arranged := make(chan bool, 1)
+		go func() {
+			done, err := b.Arrange(t.Context(), hook, webhook.OrderingKey)
+			if err != nil {
+				t.Error(err)
+			}
+			arranged <- done
+		}()
+		for waits := 0; waits == 0; {
+			if err := b.db.QueryRow(t.Context(), `
+				SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&waits); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if <-arranged {
+			t.Error("the lane is in order while something runs that was fetched without")
+		}
+		b.run(t, `DELETE FROM fairhook.river_job WHERE id = $1`, first)
+		if done, err := b.Arrange(t.Context(), hook, webhook.OrderingKey); err != nil || !done {
+			t.Errorf("once that has ended: %t, %v", done, err)
 		}
 	})
 
