@@ -328,7 +328,7 @@ BEGIN
 END $function$;
 REVOKE ALL ON FUNCTION fairhook.set_submit_privileges(name,boolean) FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION fairhook.submit_event(tenant text, type text, payload bytea, metadata jsonb DEFAULT NULL::jsonb, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, webhook_id uuid DEFAULT NULL::uuid, content_type text DEFAULT NULL::text, unvalidated boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION fairhook.submit_event(tenant text, type text, payload bytea, metadata jsonb DEFAULT NULL::jsonb, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, webhook_id uuid DEFAULT NULL::uuid, content_type text DEFAULT NULL::text, unvalidated boolean DEFAULT false, ordering_key text DEFAULT NULL::text)
  RETURNS uuid
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -338,6 +338,7 @@ DECLARE
     for_tenant     text   COLLATE "default" := submit_event.tenant;
     of_type        text   COLLATE "default" := submit_event.type;
     media_type     text   COLLATE "default" := submit_event.content_type;
+    order_key      text   COLLATE "default" := submit_event.ordering_key;
     labels         jsonb  := nullif(nullif(submit_event.metadata, 'null'), '{}');
     webhook_tenant text   COLLATE "default";
     webhook_types  text[] COLLATE "default";
@@ -403,6 +404,10 @@ BEGIN
     IF media_type COLLATE "C" !~ '^[ -~]+$' OR octet_length(media_type) > 256 THEN
         faults := faults || jsonb_build_object('pointer', '/content_type', 'detail', 'must be 1 to 256 characters of printable ASCII');
     END IF;
+    fault := fairhook.text_fault(order_key, 256);
+    IF fault IS NOT NULL THEN
+        faults := faults || jsonb_build_object('pointer', '/ordering_key', 'detail', fault);
+    END IF;
     IF faults <> '[]' THEN
         RAISE EXCEPTION USING ERRCODE = 'FH422', MESSAGE = 'The event breaks rules.', DETAIL = faults::text;
     END IF;
@@ -451,13 +456,18 @@ BEGIN
     END IF;
 
     event_id := fairhook.new_id(clock_timestamp());
-    INSERT INTO fairhook.events (id, tenant, type, payload, content_type, occurred_at, metadata, webhook_ids)
+    INSERT INTO fairhook.events (id, tenant, type, payload, content_type, occurred_at, metadata, webhook_ids, ordering_key)
     VALUES (event_id, for_tenant, of_type, submit_event.payload, nullif(media_type, 'application/json'),
-            submit_event.occurred_at, labels, targets);
+            submit_event.occurred_at, labels, targets, order_key);
     -- The same rows and notifications as those of fairqueue.InsertSQL and
     -- fairqueue.Notifications.
-    INSERT INTO fairhook.river_job (args, kind, max_attempts, queue, tags, unique_key, unique_states)
-    SELECT jsonb_build_object('event_id', event_id, 'webhook_id', t.id), 'delivery', 10000, 'wh-' || t.id, '{}',
+    INSERT INTO fairhook.river_job (args, kind, max_attempts, priority, queue, tags, unique_key, unique_states)
+    SELECT CASE WHEN order_key IS NULL THEN jsonb_build_object('event_id', event_id, 'webhook_id', t.id)
+                ELSE jsonb_build_object('event_id', event_id, 'webhook_id', t.id, 'ordering_key', order_key) END,
+           'delivery', 10000,
+           CASE (SELECT w.ordering FROM fairhook.webhooks AS w WHERE w.id = t.id AND w.ordering <> 'none')
+                WHEN 'strict' THEN 4 WHEN 'key' THEN CASE WHEN order_key IS NULL THEN 2 ELSE 3 END ELSE 1 END,
+           'wh-' || t.id, '{}',
            uuid_send(event_id) || uuid_send(t.id), B'11110001'
     FROM unnest(targets) AS t (id);
     IF cardinality(targets) > 4 * 340 THEN
@@ -472,34 +482,34 @@ BEGIN
     END IF;
     RETURN event_id;
 END $function$;
-REVOKE ALL ON FUNCTION fairhook.submit_event(text,text,bytea,jsonb,timestamp with time zone,uuid,text,boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION fairhook.submit_event(text,text,bytea,jsonb,timestamp with time zone,uuid,text,boolean,text) FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION fairhook.submit_event(tenant text, type text, payload json, metadata jsonb DEFAULT NULL::jsonb, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, webhook_id uuid DEFAULT NULL::uuid, content_type text DEFAULT NULL::text, unvalidated boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION fairhook.submit_event(tenant text, type text, payload json, metadata jsonb DEFAULT NULL::jsonb, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, webhook_id uuid DEFAULT NULL::uuid, content_type text DEFAULT NULL::text, unvalidated boolean DEFAULT false, ordering_key text DEFAULT NULL::text)
  RETURNS uuid
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-    SELECT fairhook.submit_event(tenant, type, convert_to(payload::text, 'UTF8'), metadata, occurred_at, webhook_id, content_type, unvalidated)
+    SELECT fairhook.submit_event(tenant, type, convert_to(payload::text, 'UTF8'), metadata, occurred_at, webhook_id, content_type, unvalidated, ordering_key)
 $function$;
-REVOKE ALL ON FUNCTION fairhook.submit_event(text,text,json,jsonb,timestamp with time zone,uuid,text,boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION fairhook.submit_event(text,text,json,jsonb,timestamp with time zone,uuid,text,boolean,text) FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION fairhook.submit_event(tenant text, type text, payload jsonb, metadata jsonb DEFAULT NULL::jsonb, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, webhook_id uuid DEFAULT NULL::uuid, content_type text DEFAULT NULL::text, unvalidated boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION fairhook.submit_event(tenant text, type text, payload jsonb, metadata jsonb DEFAULT NULL::jsonb, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, webhook_id uuid DEFAULT NULL::uuid, content_type text DEFAULT NULL::text, unvalidated boolean DEFAULT false, ordering_key text DEFAULT NULL::text)
  RETURNS uuid
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-    SELECT fairhook.submit_event(tenant, type, convert_to(payload::text, 'UTF8'), metadata, occurred_at, webhook_id, content_type, unvalidated)
+    SELECT fairhook.submit_event(tenant, type, convert_to(payload::text, 'UTF8'), metadata, occurred_at, webhook_id, content_type, unvalidated, ordering_key)
 $function$;
-REVOKE ALL ON FUNCTION fairhook.submit_event(text,text,jsonb,jsonb,timestamp with time zone,uuid,text,boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION fairhook.submit_event(text,text,jsonb,jsonb,timestamp with time zone,uuid,text,boolean,text) FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION fairhook.submit_event(tenant text, type text, payload text, metadata jsonb DEFAULT NULL::jsonb, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, webhook_id uuid DEFAULT NULL::uuid, content_type text DEFAULT NULL::text, unvalidated boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION fairhook.submit_event(tenant text, type text, payload text, metadata jsonb DEFAULT NULL::jsonb, occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, webhook_id uuid DEFAULT NULL::uuid, content_type text DEFAULT NULL::text, unvalidated boolean DEFAULT false, ordering_key text DEFAULT NULL::text)
  RETURNS uuid
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-    SELECT fairhook.submit_event(tenant, type, convert_to(payload, 'UTF8'), metadata, occurred_at, webhook_id, content_type, unvalidated)
+    SELECT fairhook.submit_event(tenant, type, convert_to(payload, 'UTF8'), metadata, occurred_at, webhook_id, content_type, unvalidated, ordering_key)
 $function$;
-REVOKE ALL ON FUNCTION fairhook.submit_event(text,text,text,jsonb,timestamp with time zone,uuid,text,boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION fairhook.submit_event(text,text,text,jsonb,timestamp with time zone,uuid,text,boolean,text) FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION fairhook.text_fault(value text, max_bytes integer)
  RETURNS text
@@ -613,6 +623,19 @@ BEGIN
     END IF;
     RETURN NULL;
 END $function$;
+
+CREATE OR REPLACE FUNCTION fairhook.webhooks_reordered()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+    INSERT INTO fairhook.lane_owners (webhook_id, owner, until, ordering) VALUES (NEW.id, '', now(), 'changing')
+    ON CONFLICT (webhook_id) DO UPDATE SET ordering = 'changing';
+    RETURN NULL;
+END $function$;
+REVOKE ALL ON FUNCTION fairhook.webhooks_reordered() FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION fairhook.webhooks_seen_to()
  RETURNS trigger
@@ -731,6 +754,7 @@ CREATE TABLE fairhook.events (
     occurred_at timestamp with time zone,
     metadata jsonb,
     webhook_ids uuid[] NOT NULL,
+    ordering_key text,
     CONSTRAINT events_pkey PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
 CREATE TRIGGER events_reserved BEFORE INSERT ON fairhook.events FOR EACH ROW WHEN ((new.tenant = 'fairhook.operator'::text)) EXECUTE FUNCTION fairhook.events_reserved();
@@ -820,6 +844,8 @@ CREATE TABLE fairhook.lane_owners (
     owner text NOT NULL,
     epoch bigint NOT NULL DEFAULT 1,
     until timestamp with time zone NOT NULL,
+    ordering text NOT NULL DEFAULT 'none'::text,
+    CONSTRAINT lane_owners_ordering_check CHECK ((ordering = ANY (ARRAY['none'::text, 'strict'::text, 'key'::text, 'changing'::text]))),
     CONSTRAINT lane_owners_pkey PRIMARY KEY (webhook_id)
 );
 CREATE INDEX lane_owners_owner_idx ON fairhook.lane_owners USING btree (owner);
@@ -861,8 +887,10 @@ CREATE TABLE fairhook.river_job (
 )
 WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=20000, autovacuum_vacuum_cost_delay=0, autovacuum_analyze_scale_factor=0, autovacuum_analyze_threshold=50000);
 CREATE INDEX fairhook_river_job_due_idx ON fairhook.river_job USING btree (scheduled_at) WHERE (state = ANY (ARRAY['retryable'::fairhook.river_job_state, 'scheduled'::fairhook.river_job_state]));
+CREATE INDEX river_job_key_idx ON fairhook.river_job USING btree (queue, ((args ->> 'ordering_key'::text)) COLLATE "C", id) WHERE ((priority = 3) AND (finalized_at IS NULL));
 CREATE INDEX river_job_prioritized_fetching_index ON fairhook.river_job USING btree (state, queue, priority, scheduled_at, id);
 CREATE INDEX river_job_state_and_finalized_at_index ON fairhook.river_job USING btree (state, finalized_at) WHERE (finalized_at IS NOT NULL);
+CREATE INDEX river_job_strict_idx ON fairhook.river_job USING btree (queue, ((id + 0))) WHERE ((priority = 4) AND (finalized_at IS NULL));
 CREATE UNIQUE INDEX river_job_unique_idx ON fairhook.river_job USING btree (unique_key) WHERE ((unique_key IS NOT NULL) AND (unique_states IS NOT NULL) AND fairhook.river_job_state_in_bitmask(unique_states, state));
 
 CREATE UNLOGGED TABLE fairhook.river_leader (
@@ -1023,14 +1051,19 @@ CREATE TABLE fairhook.webhooks (
     signatures text[] NOT NULL DEFAULT '{standard}'::text[],
     signature_template jsonb,
     auto_disable_after_seconds integer,
+    ordering text NOT NULL DEFAULT 'none'::text,
+    ordering_skip_after integer,
+    CONSTRAINT webhooks_ordering_check CHECK ((ordering = ANY (ARRAY['none'::text, 'strict'::text, 'key'::text]))),
     CONSTRAINT webhooks_pkey PRIMARY KEY (id),
     CONSTRAINT webhooks_status_check CHECK ((status = ANY (ARRAY['active'::text, 'paused'::text, 'disabled'::text])))
 );
 CREATE INDEX webhooks_gated_idx ON fairhook.webhooks USING btree (id) WHERE (status <> 'active'::text);
 CREATE INDEX webhooks_open_headers_idx ON fairhook.webhooks USING btree (id) WHERE (headers <> '{}'::jsonb);
+CREATE INDEX webhooks_ordered_idx ON fairhook.webhooks USING btree (id, ordering) WHERE (ordering <> 'none'::text);
 CREATE INDEX webhooks_tenant_idx ON fairhook.webhooks USING btree (tenant, id);
 CREATE TRIGGER webhooks_deleted AFTER DELETE ON fairhook.webhooks FOR EACH ROW EXECUTE FUNCTION fairhook.webhooks_deleted();
 CREATE TRIGGER webhooks_gated AFTER UPDATE OF status, url ON fairhook.webhooks FOR EACH ROW WHEN (((old.status <> new.status) OR (old.url <> new.url))) EXECUTE FUNCTION fairhook.webhooks_gated();
 CREATE TRIGGER webhooks_notify AFTER INSERT OR DELETE OR UPDATE ON fairhook.webhooks FOR EACH ROW EXECUTE FUNCTION fairhook.webhooks_notify();
+CREATE TRIGGER webhooks_reordered AFTER UPDATE OF ordering ON fairhook.webhooks FOR EACH ROW WHEN ((old.ordering <> new.ordering)) EXECUTE FUNCTION fairhook.webhooks_reordered();
 CREATE TRIGGER webhooks_seen_to AFTER UPDATE OF status, url ON fairhook.webhooks FOR EACH ROW WHEN (((old.status <> new.status) OR (old.url <> new.url))) EXECUTE FUNCTION fairhook.webhooks_seen_to();
 CREATE TRIGGER webhooks_seen_to_deleted AFTER DELETE ON fairhook.webhooks FOR EACH ROW EXECUTE FUNCTION fairhook.webhooks_seen_to();

@@ -38,6 +38,7 @@ const (
 	partAccept   = "accept"
 	partDeliver  = "deliver"
 	partLatency  = "latency"
+	partOrdered  = "ordered"
 	partFairness = "fairness"
 	partGated    = "gated"
 
@@ -82,6 +83,9 @@ type benchConfig struct {
 	QuietDuration  time.Duration
 	QuietPerSecond int
 	QuietWebhooks  int
+	// OrderedEvents is how many events each of the ordered webhooks gets, and OrderedKeys
+	// how many ordering keys those of the one ordered by key have.
+	OrderedEvents, OrderedKeys int
 	// Waiting is how many deliveries wait behind gates, and GatedWebhooks for how
 	// many webhooks.
 	Waiting, GatedWebhooks int
@@ -145,6 +149,8 @@ func (c *benchConfig) register(s *daemon.Settings) {
 	duration(&c.QuietDuration, "quiet-duration", 20*time.Second, "how long to measure latencies at a low rate")
 	number(&c.QuietPerSecond, "quiet-per-second", 100, 1, 10_000, "events a second of that rate")
 	number(&c.QuietWebhooks, "quiet-webhooks", 100, 1, maxBenchWebhooks, "webhooks that these events are spread over")
+	number(&c.OrderedEvents, "ordered-events", 3_000, 1, 1_000_000, "events of each ordered webhook")
+	number(&c.OrderedKeys, "ordered-keys", 100, 1, 100_000, "ordering keys of the webhook that is ordered by key")
 	number(&c.Waiting, "waiting", 5_000_000, 1, 100_000_000, "deliveries that wait behind gates")
 	number(&c.GatedWebhooks, "gated-webhooks", 100_000, 1, 1_000_000, "paused webhooks that these deliveries are of")
 	number(&c.Backlog, "backlog", 500_000, 1, 10_000_000, "deliveries of one webhook that wait beside the quiet ones")
@@ -197,7 +203,9 @@ func newBenchCommand() *cobra.Command {
   deliver   events accepted and delivered a second, as a ratio to the no-op jobs
             that a River as it comes works on the same database
   latency   how long an event takes to its receiver at a low rate
-  fairness  the same for quiet webhooks beside others with a backlog, with receivers
+  ordered   events delivered a second to one webhook in strict order, and to one that
+            is ordered by key
+  fairness  the latency of quiet webhooks beside others with a backlog, with receivers
             that hang, and with receivers that fail
   gated     rate and latency with millions of deliveries waiting for paused webhooks
 
@@ -288,6 +296,7 @@ func benchParts() []benchPart {
 		{partAccept, most, false, (*bench).accept},
 		{partDeliver, most, true, (*bench).deliver},
 		{partLatency, quiet, true, (*bench).latency},
+		{partOrdered, func(*benchConfig) int { return 0 }, true, (*bench).ordered},
 		{partFairness, quiet, true, (*bench).fairness},
 		{partGated, quiet, true, (*bench).gated},
 	}

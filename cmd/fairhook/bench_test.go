@@ -53,7 +53,7 @@ func runBenchCommand(t *testing.T, env []string, args ...string) (stdout, stderr
 var tiny = []string{
 	"--duration", "150ms", "--webhooks", "1,3", "--connections", "4", "--deliver-connections", "4", "--batch-items", "5",
 	"--counters-delay", "0s", "--quiet-duration", "300ms", "--quiet-webhooks", "5", "--quiet-per-second", "50",
-	"--waiting", "600", "--gated-webhooks", "200", "--backlog", "1000",
+	"--ordered-events", "30", "--ordered-keys", "4", "--waiting", "600", "--gated-webhooks", "200", "--backlog", "1000",
 	"--hanging-webhooks", "3", "--hanging-events", "4", "--hang", "1s",
 	"--failing-webhooks", "3", "--failing-events", "4", "--breaker-wait", "100ms",
 }
@@ -150,6 +150,7 @@ func TestBench(t *testing.T) {
 			t.Fatal("no latency")
 		}
 		checkQuiet(t, *report.Latency)
+		checkOrdered(t, report.Ordered)
 		checkFairness(t, report.Fairness)
 		g := report.Gated
 		if g == nil {
@@ -293,6 +294,51 @@ func checkQuiet(t *testing.T, q benchQuiet) {
 	}
 	if q.P50 <= 0 || q.P99 < q.P50 || q.AnsweredP50 > q.P50 || q.AnsweredP99 > q.P99 || q.AnsweredP99 < q.AnsweredP50 {
 		t.Errorf("latencies %+v", q)
+	}
+}
+
+func checkOrdered(t *testing.T, measured []benchOrdered) {
+	t.Helper()
+	var got []string
+	for _, c := range measured {
+		got = append(got, fmt.Sprintf("%s over %d", c.Ordering, c.Keys))
+		if c.Events != 30 || c.EventsPerSecond <= 0 || c.OK != (c.EventsPerSecond >= c.Bound) {
+			t.Errorf("case %+v", c)
+		}
+	}
+	if want := []string{"strict over 1", "key over 4"}; !slices.Equal(got, want) {
+		t.Errorf("measured %q, want %q", got, want)
+	}
+}
+
+func TestBenchNoticesEventsThatAreOutOfOrder(t *testing.T) {
+	t.Parallel()
+	ids := []webhook.ID{{1}, {2}, {3}, {4}}
+	var acks []ack
+	for _, id := range ids {
+		acks = append(acks, ack{id: id})
+	}
+	for name, c := range map[string]struct {
+		came []int
+		keys int
+		fine bool
+	}{
+		"InOrder":                      {[]int{0, 1, 2, 3}, 1, true},
+		"OneThatCameAgain":             {[]int{0, 1, 0, 2, 3}, 1, true},
+		"OneThatCameBeforeAnother":     {[]int{0, 2, 1, 3}, 1, false},
+		"OneBeforeThatOfAnotherKey":    {[]int{1, 0, 3, 2}, 2, true},
+		"OneBeforeAnotherOfTheSameKey": {[]int{2, 1, 0, 3}, 2, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var arrivals []arrival
+			for _, i := range c.came {
+				arrivals = append(arrivals, arrival{id: ids[i]})
+			}
+			if err := inOrder(acks, arrivals, c.keys); (err == nil) != c.fine {
+				t.Errorf("error %v", err)
+			}
+		})
 	}
 }
 

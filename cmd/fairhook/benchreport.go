@@ -36,6 +36,7 @@ type benchReport struct {
 	Cases    []benchCase     `json:"cases,omitempty"`
 	Deliver  []benchDelivery `json:"deliver,omitempty"`
 	Latency  *benchQuiet     `json:"latency,omitempty"`
+	Ordered  []benchOrdered  `json:"ordered,omitempty"`
 	Fairness []benchFairness `json:"fairness,omitempty"`
 	Gated    *benchGated     `json:"gated,omitempty"`
 }
@@ -207,7 +208,7 @@ func (r *benchReport) writeTable(w io.Writer) error {
 	fmt.Fprintf(&text, "Fairhook %s, Postgres %s with fsync=%s synchronous_commit=%s shared_buffers=%s, %s\n",
 		r.Version, r.Postgres.Version, r.Postgres.Fsync, r.Postgres.SynchronousCommit, r.Postgres.SharedBuffers, machine)
 	fmt.Fprintf(&text, "%d bytes of payload, %d events in a batch, max_in_flight %d\n", r.PayloadBytes, r.BatchItems, r.MaxInFlight)
-	for _, write := range []func(io.Writer) error{r.writeAccept, r.writeDeliver, r.writeLatency, r.writeFairness, r.writeGated} {
+	for _, write := range []func(io.Writer) error{r.writeAccept, r.writeDeliver, r.writeLatency, r.writeOrdered, r.writeFairness, r.writeGated} {
 		if err := write(&text); err != nil {
 			return err
 		}

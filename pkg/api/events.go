@@ -80,6 +80,9 @@ func (a *API) viewEvent(ctx context.Context, id webhook.ID) (*webhook.EventView,
 		ContentType: event.ContentType,
 		Deliveries:  deliveries(event.WebhookIDs, live, last, inactive),
 	}
+	if event.OrderingKey != "" {
+		view.OrderingKey = &event.OrderingKey
+	}
 	if view.Metadata == nil {
 		view.Metadata = map[string]string{}
 	}

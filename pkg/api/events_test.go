@@ -30,7 +30,7 @@ func insertEvent(t *testing.T, b *testBundle, contentType *string, payload strin
 		WITH accepted AS (
 			INSERT INTO fairhook.events (id, tenant, type, payload, content_type, metadata, webhook_ids)
 			VALUES ($1, 'acme', 'order.paid', $2, $3, '{"payload":"\"payload\":null"}', $4)
-			RETURNING id
+			RETURNING id, ordering_key
 		) `+fairqueue.InsertSQL(5, 4),
 		id, []byte(payload), contentType, webhooks, events)
 	if err != nil {
@@ -161,7 +161,7 @@ func TestGetEvent(t *testing.T) {
 		event := insertEvent(t, b, nil, `{}`)
 		recorder, err := b.call(t, "GET", "/v1/events/"+event.String(), "")
 		want := fmt.Sprintf(`{"id":%q,"tenant":"acme","type":"order.paid","created_at":%q,"timestamp":null,`+
-			`"metadata":{"payload":"\"payload\":null"},"content_type":"application/json","payload":{},"deliveries":[]}`+"\n",
+			`"metadata":{"payload":"\"payload\":null"},"ordering_key":null,"content_type":"application/json","payload":{},"deliveries":[]}`+"\n",
 			event, event.Time().Format(time.RFC3339Nano))
 		if err != nil || recorder.Code != http.StatusOK || recorder.Body.String() != want || recorder.Header().Get("Content-Type") != "application/json" {
 			t.Errorf("answer is %d %s, %v\nwant %s", recorder.Code, recorder.Body, err, want)

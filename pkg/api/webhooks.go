@@ -27,7 +27,8 @@ var (
 	chosenFields = []string{
 		"tenant", "url", "description", "event_types", "status", "headers", "timeout_seconds",
 		"max_in_flight", "rate_per_second", "burst", "weight", "retry_schedule_seconds", "max_age_seconds", "accept_per_second", "max_backlog",
-		"allowed_cidrs", "auto_disable_after_seconds", "signatures", "signature_template", "secret", "private_key", "auth", "tls",
+		"allowed_cidrs", "ordering", "ordering_skip_after", "auto_disable_after_seconds", "signatures", "signature_template",
+		"secret", "private_key", "auth", "tls",
 	}
 	setByFairhook = []string{"id", "disabled_reason", "created_at", "updated_at"}
 	webhookFields = slices.Concat(chosenFields, setByFairhook)
@@ -144,6 +145,7 @@ func resetWebhook(w *webhook.Webhook) {
 	w.AllowedCIDRs = []string{}
 	w.Signatures, w.SignatureTemplate = []webhook.Scheme{webhook.SchemeStandard}, nil
 	w.AutoDisableAfterSeconds = nil
+	w.Ordering, w.OrderingSkipAfter = webhook.OrderingNone, nil
 }
 
 // apply writes the given fields into w: null means the default. The tenant and
@@ -159,15 +161,16 @@ func (a *API) apply(o *strictjson.Object, w *webhook.Webhook) []webhook.FieldErr
 	set(o, "timeout_seconds", &w.TimeoutSeconds, defaults.TimeoutSeconds, o.Int)
 	set(o, "max_in_flight", &w.MaxInFlight, defaults.MaxInFlight, o.Int)
 	set(o, "rate_per_second", &w.RatePerSecond, defaults.RatePerSecond, o.Float)
-	optional := func(name string) *int { n := o.Int(name); return &n }
-	set(o, "burst", &w.Burst, defaults.Burst, optional)
-	set(o, "auto_disable_after_seconds", &w.AutoDisableAfterSeconds, defaults.AutoDisableAfterSeconds, optional)
+	set(o, "burst", &w.Burst, defaults.Burst, optionalInt(o))
+	set(o, "auto_disable_after_seconds", &w.AutoDisableAfterSeconds, defaults.AutoDisableAfterSeconds, optionalInt(o))
 	set(o, "weight", &w.Weight, defaults.Weight, o.Int)
 	set(o, "retry_schedule_seconds", &w.RetrySchedule, defaults.RetrySchedule, o.Ints)
 	set(o, "max_age_seconds", &w.MaxAgeSeconds, defaults.MaxAgeSeconds, o.Int)
 	set(o, "accept_per_second", &w.AcceptPerSecond, defaults.AcceptPerSecond, o.Float)
 	set(o, "max_backlog", &w.MaxBacklog, defaults.MaxBacklog, o.Int)
 	set(o, "allowed_cidrs", &w.AllowedCIDRs, defaults.AllowedCIDRs, o.Strings)
+	set(o, "ordering", &w.Ordering, defaults.Ordering, func(name string) webhook.Ordering { return webhook.Ordering(o.String(name)) })
+	set(o, "ordering_skip_after", &w.OrderingSkipAfter, defaults.OrderingSkipAfter, optionalInt(o))
 	faults = append(faults, applySignatures(o, w)...)
 
 	if o.Given("status") {
@@ -193,6 +196,11 @@ func (a *API) apply(o *strictjson.Object, w *webhook.Webhook) []webhook.FieldErr
 		}
 	}
 	return faults
+}
+
+// optionalInt reads a number that has no default but null.
+func optionalInt(o *strictjson.Object) func(name string) *int {
+	return func(name string) *int { n := o.Int(name); return &n }
 }
 
 // set writes one field if it is given.

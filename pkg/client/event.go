@@ -29,6 +29,10 @@ type Event struct {
 	Timestamp time.Time
 	// Metadata are labels of your own; receivers never see them.
 	Metadata map[string]string
+	// OrderingKey is what the event is ordered by at webhooks with OrderingKey: one
+	// follows the other if it was submitted after Fairhook had accepted that. At most
+	// 256 bytes; empty: it is not ordered there.
+	OrderingKey string
 	// IdempotencyKey makes submissions with the same key, within 24 hours and for
 	// the same tenant, one event. Empty: one is made up for this call. Keep one
 	// of your own (NewIdempotencyKey) with the event to be able to submit it
@@ -82,6 +86,7 @@ type EventView struct {
 	CreatedAt   time.Time         `json:"created_at"` // when it was accepted
 	Timestamp   *time.Time        `json:"timestamp"`  // when it happened, where the producer said so
 	Metadata    map[string]string `json:"metadata"`
+	OrderingKey *string           `json:"ordering_key"`
 	ContentType string            `json:"content_type"`
 	// Payload is the payload when it is JSON, and PayloadBase64 has it otherwise:
 	// see PayloadBytes.
@@ -167,11 +172,16 @@ func (c *Client) Submit(ctx context.Context, event Event) (*Accepted, error) {
 // SubmitOption changes one submission.
 type SubmitOption func(*rawSubmission)
 
-type rawSubmission struct{ idempotencyKey string }
+type rawSubmission struct{ idempotencyKey, orderingKey string }
 
 // WithIdempotencyKey is Event.IdempotencyKey for SubmitRaw.
 func WithIdempotencyKey(key string) SubmitOption {
 	return func(s *rawSubmission) { s.idempotencyKey = key }
+}
+
+// WithOrderingKey is Event.OrderingKey for SubmitRaw.
+func WithOrderingKey(key string) SubmitOption {
+	return func(s *rawSubmission) { s.orderingKey = key }
 }
 
 // SubmitRaw hands over an event for one webhook whose payload is any bytes of
@@ -188,10 +198,14 @@ func (c *Client) SubmitRaw(ctx context.Context, webhookID, eventType, contentTyp
 	for _, opt := range opts {
 		opt(&submission)
 	}
+	query := url.Values{"type": {eventType}}
+	if submission.orderingKey != "" {
+		query.Set("ordering_key", submission.orderingKey)
+	}
 	return c.submit(ctx, call{
 		method: http.MethodPost,
 		path:   "/v1/webhooks/" + webhookID + "/events",
-		query:  url.Values{"type": {eventType}},
+		query:  query,
 		body:   body,
 	}, contentType, submission.idempotencyKey)
 }
@@ -229,8 +243,9 @@ func (e *Event) encode(key string) ([]byte, error) {
 		Type      string            `json:"type"`
 		Timestamp time.Time         `json:"timestamp,omitzero"`
 		Metadata  map[string]string `json:"metadata,omitempty"`
+		Ordering  string            `json:"ordering_key,omitempty"`
 		Key       string            `json:"idempotency_key,omitempty"`
-	}{e.WebhookID, e.Tenant, e.Type, e.Timestamp, e.Metadata, key}
+	}{e.WebhookID, e.Tenant, e.Type, e.Timestamp, e.Metadata, e.OrderingKey, key}
 	encoded, err := json.Marshal(head)
 	if err != nil {
 		return nil, fmt.Errorf("fairhook: encode the event: %w", err)
@@ -246,7 +261,7 @@ func (e *Event) encode(key string) ([]byte, error) {
 
 // checkText refuses text that encoding/json would silently change.
 func (e *Event) checkText(key string) error {
-	texts := []string{e.WebhookID, e.Tenant, e.Type, key}
+	texts := []string{e.WebhookID, e.Tenant, e.Type, e.OrderingKey, key}
 	for key, value := range e.Metadata {
 		texts = append(texts, key, value)
 	}

@@ -56,9 +56,14 @@ type Webhook struct {
 	SignatureTemplate *SignatureTemplate `json:"signature_template"`
 	// AutoDisableAfterSeconds is for how long nothing but failure may come of the webhook
 	// before it is disabled; 0: for ever; nil: what Fairhook is set to.
-	AutoDisableAfterSeconds *int      `json:"auto_disable_after_seconds"`
-	CreatedAt               time.Time `json:"created_at"`
-	UpdatedAt               time.Time `json:"updated_at"`
+	AutoDisableAfterSeconds *int `json:"auto_disable_after_seconds"`
+	// Ordering is which deliveries wait for each other, and OrderingSkipAfter after how
+	// many failed attempts one is given up so that those behind it go on; nil: when it
+	// is too old.
+	Ordering          Ordering  `json:"ordering"`
+	OrderingSkipAfter *int      `json:"ordering_skip_after"`
+	CreatedAt         time.Time `json:"created_at"`
+	UpdatedAt         time.Time `json:"updated_at"`
 }
 
 // WebhookStatus is whether a webhook receives. A newer Fairhook may have more
@@ -70,6 +75,17 @@ const (
 	WebhookActive   WebhookStatus = "active"
 	WebhookPaused   WebhookStatus = "paused"   // by Pause
 	WebhookDisabled WebhookStatus = "disabled" // by Fairhook: see Webhook.DisabledReason
+)
+
+// Ordering is which deliveries of a webhook wait for each other, in the order in which
+// their events were accepted. A newer Fairhook may have more than these.
+type Ordering string
+
+// The orderings.
+const (
+	OrderingNone   Ordering = "none"
+	OrderingStrict Ordering = "strict" // all: one at a time
+	OrderingKey    Ordering = "key"    // those with the same Event.OrderingKey
 )
 
 // NewWebhook is a webhook to create. Only Tenant and URL are required; what is
@@ -99,6 +115,9 @@ type NewWebhook struct {
 	AcceptPerSecond *float64 `json:"accept_per_second,omitzero"`
 	MaxBacklog      int      `json:"max_backlog,omitzero"`
 	AllowedCIDRs    []string `json:"allowed_cidrs,omitzero"` // default: all
+	// Ordering: the default is OrderingNone. OrderingSkipAfter needs another.
+	Ordering          Ordering `json:"ordering,omitzero"`
+	OrderingSkipAfter *int     `json:"ordering_skip_after,omitzero"`
 	// AutoDisableAfterSeconds: nil is what Fairhook is set to, 0 for ever.
 	AutoDisableAfterSeconds *int  `json:"auto_disable_after_seconds,omitzero"`
 	Auth                    *Auth `json:"auth,omitzero"` // default: none
@@ -151,7 +170,9 @@ type WebhookUpdate struct {
 	// SignatureTemplate goes with SignTemplate: who leaves that resets this too.
 	SignatureTemplate *SignatureTemplate `json:"signature_template,omitzero"`
 	// AutoDisableAfterSeconds: 0 is for ever.
-	AutoDisableAfterSeconds *int `json:"auto_disable_after_seconds,omitzero"`
+	AutoDisableAfterSeconds *int      `json:"auto_disable_after_seconds,omitzero"`
+	Ordering                *Ordering `json:"ordering,omitzero"`
+	OrderingSkipAfter       *int      `json:"ordering_skip_after,omitzero"`
 	// Reset names the fields, as in JSON, to put back to Fairhook's defaults.
 	Reset []string `json:"-"`
 }

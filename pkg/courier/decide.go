@@ -15,6 +15,26 @@ type Policy struct {
 	// MaxAge ends a delivery whose next attempt would come later than this after
 	// the event was accepted. Zero means no limit.
 	MaxAge time.Duration
+	// Ordered says that other deliveries wait for this one, so that it is tried on where
+	// the schedule ends: its last wait repeats, until MaxAge, or until SkipAfter attempts
+	// have failed that cost a step; 0: any number.
+	Ordered   bool
+	SkipAfter int
+}
+
+// wait is the wait after a failed attempt of this step, and whether there is another
+// attempt. An ordered delivery without a schedule waits as long as a gate can last.
+func (p Policy) wait(step int) (wait time.Duration, another bool) {
+	n := len(p.Schedule)
+	switch {
+	case step <= n:
+		return p.Schedule[step-1], true
+	case !p.Ordered:
+		return 0, false
+	case n == 0:
+		return MaxGate, true
+	}
+	return p.Schedule[n-1], true
 }
 
 // Bounds of a gate for which the receiver named no time.
@@ -43,6 +63,9 @@ type Decision struct {
 	// is to be disabled in the same transaction. The delivery is due at once, and
 	// waits behind the disabled webhook.
 	DisableWebhook bool
+	// Skip says that an ordered delivery has failed often enough for those behind it to
+	// go on: its end is recorded as ReasonSkipped.
+	Skip bool
 }
 
 // Decide says what follows from an attempt. It is pure and total: any Reason,
@@ -65,12 +88,15 @@ type Decision struct {
 //   - 502, 504, and 503 without Retry-After: the webhook is gated, and the
 //     delivery fails as below.
 //   - anything else fails: the next wait of the schedule, but no less than
-//     Retry-After or the gate; after its last entry the delivery is exhausted.
+//     Retry-After or the gate; after its last entry the delivery is exhausted, unless
+//     others wait for it in order: then the last entry repeats.
+//   - an ordered delivery that has failed as often as its policy says is skipped, which
+//     exhausts it.
 //   - a delivery that would wait beyond the policy's MaxAge is exhausted, also
 //     where no step was used.
 //   - an interrupted attempt says nothing: the delivery is due at once, as before.
 //   - an end without a request keeps its word: cancelled and webhook_deleted
-//     cancel, expired and crashed exhaust, event_missing and
+//     cancel, expired, crashed and skipped exhaust, event_missing and
 //     the limits at acceptance drop.
 //
 // A gate lasts what Retry-After says, or else 5 s, doubling with each gate in a
@@ -84,7 +110,7 @@ func Decide(policy Policy, step int, age time.Duration, consecutiveGates int, re
 		return Decision{Status: webhook.StatusDelivered, CountsStep: true}
 	case webhook.ReasonWebhookDeleted, webhook.ReasonCancelled:
 		return Decision{Status: webhook.StatusCancelled}
-	case webhook.ReasonExpired, webhook.ReasonCrashed:
+	case webhook.ReasonExpired, webhook.ReasonCrashed, webhook.ReasonSkipped:
 		return Decision{Status: webhook.StatusExhausted}
 	case webhook.ReasonEventMissing, webhook.ReasonAcceptLimited, webhook.ReasonBacklogFull:
 		return Decision{Status: webhook.StatusDropped}
@@ -110,10 +136,15 @@ func Decide(policy Policy, step int, age time.Duration, consecutiveGates int, re
 	decision.Wait = decision.Gate
 	if decision.CountsStep {
 		step = max(step, 1)
-		if step > len(policy.Schedule) {
+		if policy.Ordered && policy.SkipAfter > 0 && step >= policy.SkipAfter {
+			decision.Skip = true
 			return exhausted(decision)
 		}
-		decision.Wait = max(decision.Wait, spread(policy.Schedule[step-1], jitter))
+		wait, another := policy.wait(step)
+		if !another {
+			return exhausted(decision)
+		}
+		decision.Wait = max(decision.Wait, spread(wait, jitter))
 		if asked {
 			decision.Wait = max(decision.Wait, min(result.RetryAfter, MaxRetryAfter))
 		}

@@ -142,7 +142,7 @@ func (b *testBundle) submitAt(w *webhook.Webhook, n int, moment time.Time) []web
 	_, err := b.db.Exec(b.t.Context(), `
 		WITH accepted AS (
 			INSERT INTO fairhook.events (id, tenant, type, payload, webhook_ids)
-			SELECT id, $3, 'order.paid', '{"a": 1}', ARRAY[$4::uuid] FROM unnest($1::uuid[]) AS e (id) RETURNING id
+			SELECT id, $3, 'order.paid', '{"a": 1}', ARRAY[$4::uuid] FROM unnest($1::uuid[]) AS e (id) RETURNING id, ordering_key
 		) `+fairqueue.InsertSQL(1, 2), events, hooks, w.Tenant, w.ID)
 	if err != nil {
 		b.t.Fatal(err)
@@ -477,7 +477,7 @@ func TestDispatcherDelivers(t *testing.T) {
 		old := webhook.NewID(b.clock.Now().Add(-2 * time.Minute))
 		_, err := b.db.Exec(t.Context(), `
 			WITH accepted AS (INSERT INTO fairhook.events (id, tenant, type, payload, webhook_ids)
-				VALUES ($3, 'acme', 'order.paid', '{}', '{}') RETURNING id) `+fairqueue.InsertSQL(1, 2),
+				VALUES ($3, 'acme', 'order.paid', '{}', '{}') RETURNING id, ordering_key) `+fairqueue.InsertSQL(1, 2),
 			[]webhook.ID{old}, []webhook.ID{w.ID}, old)
 		if err != nil {
 			t.Fatal(err)

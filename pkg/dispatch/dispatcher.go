@@ -247,7 +247,7 @@ func (d *Dispatcher) build(ctx context.Context, m *metrics) error {
 	d.catalog.OnReset(d.queue.Reset)
 	d.loader = newLoader(d.pool)
 	d.recorder = newRecorder(&recording{
-		db: d.pool, clock: d.clock, announcer: d.herald.announcer, policy: d.cfg.Failures,
+		db: d.pool, queue: d.queue, clock: d.clock, announcer: d.herald.announcer, policy: d.cfg.Failures,
 		countsExhausted: func(ctx context.Context) bool { return d.herald.wanted(ctx, webhook.DeliveryExhausted) },
 		logger:          d.cfg.Logger, metrics: m,
 	})
@@ -405,6 +405,11 @@ func (d *Dispatcher) work(ctx, drain context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
+	var sharing sync.WaitGroup
+	defer sharing.Wait()
+	if !d.shareHosts(ctx, &sharing) {
+		return nil
+	}
 	if err := d.startRiver(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
@@ -443,12 +448,6 @@ func (d *Dispatcher) join(ctx context.Context) {
 	}
 	d.joined.Store(d.clock.Now().UnixNano())
 	d.queue.Reset() // what was learned before it knew of the others
-}
-
-// joining reports whether another dispatcher may still be working what it fetched
-// before this one joined.
-func (d *Dispatcher) joining() bool {
-	return d.clock.Now().Sub(time.Unix(0, d.joined.Load())) < joinMemory
 }
 
 // startRiver starts the client, and tries again while the database is away.

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -527,6 +528,71 @@ func TestLaneLimit(t *testing.T) {
 	}
 }
 
+// TestLookAtALane holds what is decided of a lane before anything is claimed, for a
+// dispatcher that joined long ago or a moment ago.
+func TestLookAtALane(t *testing.T) {
+	t.Parallel()
+	const me, sharers = "me", 2
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	longAgo, lately := now.Add(-joinMemory), now.Add(-2*time.Second)
+	for name, c := range map[string]struct {
+		owner         string
+		until, joined time.Time
+		wantShare     bool
+		wantGate      time.Time
+		wantCounted   time.Time
+	}{
+		"NothingIsCountedOnceAllKnowOfIt":                      {joined: longAgo},
+		"WhatOthersFetchedBeforeItJoinedIsCounted":             {joined: lately, wantCounted: lately},
+		"WhatAnOwnerFetchedBeforeItSharedIsCounted":            {owner: "other", until: lately, joined: longAgo, wantCounted: lately},
+		"OfBothTheLaterMomentCountsAndSoTheSmallerBound":       {owner: "other", until: lately.Add(time.Second), joined: lately, wantCounted: lately.Add(time.Second)},
+		"OfBothTheLaterMomentCountsWhicheverItIs":              {owner: "other", until: lately.Add(-time.Second), joined: lately, wantCounted: lately},
+		"AnOwnerWhoseLeaseGoesOnIsWaitedFor":                   {owner: "other", until: now.Add(time.Second), joined: lately, wantGate: now.Add(time.Second)},
+		"ItsOwnLeaseIsGivenUp":                                 {owner: me, until: now.Add(time.Second), joined: longAgo, wantShare: true},
+		"ItsOwnLeaseThatHasEndedIsNotGivenUpAgain":             {owner: me, until: lately, joined: longAgo},
+		"WhatItFetchedItselfIsNotCountedAsWhatAnOwnerFetched":  {owner: me, until: now, joined: longAgo},
+		"AnOwnerOfLongAgoHasNothingUnderWay":                   {owner: "other", until: longAgo, joined: longAgo},
+		"ALeaseOfItsOwnIsGivenUpAndWhatOthersFetchedIsCounted": {owner: me, until: now.Add(time.Second), joined: lately, wantShare: true, wantCounted: lately},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := &postgres.WebhookLimit{State: webhook.StateActive, MaxInFlight: 10, Owner: c.owner, OwnedUntil: c.until}
+			got := lookAt(w, me, c.joined, now, sharers)
+			if got.share != c.wantShare || !got.limit.GateUntil.Equal(c.wantGate) || !got.counted.Equal(c.wantCounted) {
+				t.Errorf("share %t, gate until %s, counted before %s", got.share, got.limit.GateUntil, got.counted)
+			}
+		})
+	}
+
+	t.Run("ANewOwnerBeginsWhenWhatOthersAskedForCanBeCounted", func(t *testing.T) {
+		t.Parallel()
+		end := now.Add(time.Minute)
+		for _, c := range []struct {
+			before  bool
+			sharers int
+			want    time.Time
+		}{{false, 2, now.Add(lookAgain)}, {true, 2, time.Time{}}, {false, 1, time.Time{}}} {
+			if got := owning(fairqueue.Limit{}, c.before, end, now, c.sharers); !got.Owned || !got.GateUntil.Equal(c.want) || !got.Until.Before(end) {
+				t.Errorf("of %d dispatchers, owner before %t: %+v", c.sharers, c.before, got)
+			}
+		}
+	})
+}
+
+func TestHostExcess(t *testing.T) {
+	t.Parallel()
+	got := hostExcess([]fairqueue.Elsewhere{
+		{URL: "https://a.example/1", Holder: "x", Running: 3},
+		{URL: "https://A.example/2", Holder: "x", Running: 4}, // the same host
+		{URL: "https://a.example/2", Holder: "y", Running: 5}, // no more than its part
+		{URL: "https://b.example/", Holder: "y", Running: 6},
+		{URL: "::", Holder: "y", Running: 60},
+	}, 5)
+	if want := map[string]int{"a.example": 2, "b.example": 1}; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 func TestALimitLeavesOthersWhatTheyHave(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -536,11 +602,11 @@ func TestALimitLeavesOthersWhatTheyHave(t *testing.T) {
 	for name, c := range map[string]struct {
 		got, want fairqueue.Limit
 	}{
-		"ItsPartWhenTheOthersHaveTheirs":    {besideOthers(ten, []int{5}, 5, 1, now), ten},
-		"ItsPartWhenTheOthersHaveLess":      {besideOthers(ten, []int{1}, 3, 2, now), ten},
-		"WhatIsLeftWhenOneHasMore":          {besideOthers(ten, []int{7}, 5, 1, now), fairqueue.Limit{MaxInFlight: 10, MaxHere: 3, Until: again}},
-		"WhatIsLeftBesideOneWithLess":       {besideOthers(ten, []int{5, 1}, 3, 2, now), fairqueue.Limit{MaxInFlight: 10, MaxHere: 2, Until: again}},
-		"NothingForAMomentWhenTheyHaveAll":  {besideOthers(ten, []int{12}, 5, 1, now), fairqueue.Limit{MaxInFlight: 10, GateUntil: again, Until: again}},
+		"ItsPartWhenTheOthersHaveTheirs":    {besideOthers(ten, []int{5}, 2, now), ten},
+		"ItsPartWhenTheOthersHaveLess":      {besideOthers(ten, []int{1}, 3, now), ten},
+		"WhatIsLeftWhenOneHasMore":          {besideOthers(ten, []int{7}, 2, now), fairqueue.Limit{MaxInFlight: 10, MaxHere: 3, Until: again}},
+		"WhatIsLeftBesideOneWithLess":       {besideOthers(ten, []int{5, 1}, 3, now), fairqueue.Limit{MaxInFlight: 10, MaxHere: 2, Until: again}},
+		"NothingForAMomentWhenTheyHaveAll":  {besideOthers(ten, []int{12}, 2, now), fairqueue.Limit{MaxInFlight: 10, GateUntil: again, Until: again}},
 		"AnOwnerHasAllWhenNobodyIsLeft":     {ownedBeside(one, nil, now), one},
 		"AnOwnerWaitsForThoseBefore":        {ownedBeside(one, []int{1}, now), fairqueue.Limit{MaxInFlight: 1, Owned: true, GateUntil: again, Until: again}},
 		"AnOwnersLeaseThatEndsSoonerCounts": {ownedBeside(fairqueue.Limit{MaxInFlight: 2, Owned: true, Until: now}, []int{1}, now), fairqueue.Limit{MaxInFlight: 2, Owned: true, MaxHere: 1, Until: now}},
@@ -551,6 +617,80 @@ func TestALimitLeavesOthersWhatTheyHave(t *testing.T) {
 				t.Errorf("%+v, want %+v", c.got, c.want)
 			}
 		})
+	}
+}
+
+// TestACapThatBecomesTooSmallToDivideHoldsWhileDispatchersJoin has dispatchers join one
+// that works a webhook of which only one may send.
+func TestACapThatBecomesTooSmallToDivideHoldsWhileDispatchersJoin(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	r := newCrowd(t, 20*time.Millisecond)
+	b.start()
+	w := b.hook(r.URL, func(w *webhook.Webhook) { w.MaxInFlight = 1 })
+	b.submit(w, 2000)
+	for n := range 2 {
+		at := r.count()
+		b.eventually("it is worked", func() bool { return r.count() > at+20 })
+		b.start()
+		b.eventually("the lane has an owner", func() bool {
+			return b.count(`SELECT count(*) FROM fairhook.lane_owners WHERE until > now()`) == 1
+		})
+		at = r.count()
+		b.eventually(fmt.Sprintf("it is worked beside %d others", n+1), func() bool { return r.count() > at+50 })
+	}
+	if n := r.most.Load(); n > 1 {
+		t.Errorf("%d requests at once, the cap is 1", n)
+	}
+}
+
+// TestAHostsLimitHoldsWhileADispatcherJoins is TestACapHoldsWhileADispatcherJoins for the
+// limit that webhooks of one host share.
+func TestAHostsLimitHoldsWhileADispatcherJoins(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const limit = 6
+	var now, most atomic.Int32
+	release := make(chan struct{})
+	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request) {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for {
+			seen := most.Load()
+			if n <= seen || most.CompareAndSwap(seen, n) {
+				break
+			}
+		}
+		select {
+		case <-release:
+		case <-req.Context().Done():
+		}
+	})
+	host := func(c *Config) { c.MaxPerHost = limit }
+	b.start(host)
+	var events []webhook.ID
+	for range 3 {
+		w := b.hook(r.URL, func(w *webhook.Webhook) { w.TimeoutSeconds = 60 })
+		events = append(events, b.submit(w, 20)...)
+	}
+	b.eventually("the first sends all that it may", func() bool { return now.Load() == limit })
+	b.start(host)
+	// A lane of another host shows that the second fetches.
+	other := newReceiver(t, answer(200))
+	free := b.hook(other.URL)
+	b.eventually("the second works", func() bool {
+		b.submit(free, 20)
+		return b.count(`SELECT count(DISTINCT instance) FROM fairhook.attempts WHERE webhook_id = $1`, free.ID) == 2
+	})
+	if n := most.Load(); n > limit {
+		t.Errorf("%d requests at once while the first holds all, the host's limit is %d", n, limit)
+	}
+	close(release)
+	for _, event := range events {
+		b.ended(event)
+	}
+	if n := most.Load(); n > limit {
+		t.Errorf("%d requests at once, the host's limit is %d", n, limit)
 	}
 }
 

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/fairhook/fairhook/pkg/fairqueue"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
@@ -29,6 +31,22 @@ type record struct {
 	disable string                  // the URL that answered 410; empty: it stays as it is
 	gate    *postgres.GateChange    // nil: nothing
 	failure *postgres.FailureChange // nil: there is nothing to note
+	// skipped is the end of the delivery, of which the attempt was one too many; nil: it
+	// is not skipped.
+	skipped *webhook.Attempt
+	// settle is what becomes of the job where others wait for it; nil: River's completion
+	// says that.
+	settle *fairqueue.Settlement
+}
+
+// settler is the queue, as the recorder needs it.
+type settler interface {
+	// Settle is the statement for a settlement, and Settled says that it has committed.
+	Settle(s fairqueue.Settlement) postgres.Statement
+	Settled(s fairqueue.Settlement)
+	// Next is a statement that claims what follows, and hand to be called when it has
+	// committed.
+	Next(settlements []*fairqueue.Settlement) (statement postgres.Statement, hand func(), ok bool)
 }
 
 // disabledGone is what a webhook's owner is told when a 410 disabled it.
@@ -37,6 +55,7 @@ const disabledGone = "the receiver answered 410 Gone"
 // recording is what it takes to record attempts.
 type recording struct {
 	db        *pgxpool.Pool
+	queue     settler
 	clock     *postgres.Clock
 	announcer *postgres.Announcer
 	policy    webhook.FailurePolicy
@@ -69,9 +88,18 @@ func newRecorder(to *recording) *batcher[record, error] {
 
 // commit writes records, trying again for as long as trying again can help.
 func (to *recording) commit(ctx context.Context, records []record) error {
-	o := postgres.Outcomes{Attempts: make([]webhook.Attempt, len(records))}
-	for i, r := range records {
-		o.Attempts[i] = r.attempt
+	var (
+		o        postgres.Outcomes
+		settling []*fairqueue.Settlement
+	)
+	for _, r := range records {
+		o.Attempts = append(o.Attempts, r.attempt)
+		if r.skipped != nil {
+			o.Attempts = append(o.Attempts, *r.skipped)
+		}
+		if r.settle != nil {
+			settling, o.Settle = append(settling, r.settle), append(o.Settle, to.queue.Settle(*r.settle))
+		}
 		if r.disable != "" {
 			o.Disable = append(o.Disable, postgres.Disabling{WebhookID: r.attempt.WebhookID, URL: r.disable, Reason: disabledGone})
 		}
@@ -81,7 +109,7 @@ func (to *recording) commit(ctx context.Context, records []record) error {
 		if r.failure != nil {
 			o.Failures = append(o.Failures, *r.failure)
 		}
-		if r.attempt.Status == webhook.StatusExhausted && !o.CountExhausted {
+		if (r.attempt.Status == webhook.StatusExhausted || r.skipped != nil) && !o.CountExhausted {
 			o.CountExhausted = to.countsExhausted(ctx)
 		}
 	}
@@ -91,7 +119,24 @@ func (to *recording) commit(ctx context.Context, records []record) error {
 		happened, err := func() ([]webhook.OperationalEvent, error) {
 			ctx, cancel := context.WithTimeout(ctx, recordTimeout)
 			defer cancel()
-			return to.announcer.Record(ctx, to.db, o, to.policy, to.clock.Now())
+			all := o
+			next, hand, more := to.queue.Next(settling)
+			if more {
+				all.Settle = append(slices.Clone(o.Settle), next)
+			}
+			happened, changed, err := to.announcer.Record(ctx, to.db, all, to.policy, to.clock.Now())
+			if err != nil {
+				return nil, err
+			}
+			for i, s := range settling {
+				if changed[i] {
+					to.queue.Settled(*s)
+				}
+			}
+			if more {
+				hand()
+			}
+			return happened, nil
 		}()
 		if err == nil {
 			to.metrics.recordDuration.Observe(time.Since(started).Seconds())

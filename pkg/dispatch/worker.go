@@ -110,10 +110,7 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 		return w.interrupted(ctx, j, hook)
 	}
 	authorization.answered(result.StatusCode)
-	decision := courier.Decide(courier.Policy{
-		Schedule: seconds(hook.RetrySchedule),
-		MaxAge:   time.Duration(hook.MaxAgeSeconds) * time.Second,
-	}, j.Attempt, age, w.gates.inARow(hook.ID, started), result, 2*rand.Float64()-1)
+	decision := courier.Decide(policyOf(hook, fairqueue.InOrder(j.JobRow)), j.Attempt, age, w.gates.inARow(hook.ID, started), result, 2*rand.Float64()-1)
 
 	a := webhook.Attempt{
 		// An attempt whose process was stopped under way may be recorded after a later
@@ -146,16 +143,25 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 		retryAt = w.clock.Now().Add(decision.Wait)
 		a.NextAttemptAt = &retryAt
 	}
+	r := record{attempt: a}
+	if decision.Skip {
+		// The attempt is one that failed, and the end a record of its own.
+		r.attempt.Status = webhook.StatusRetrying
+		r.skipped = new(w.endOf(j, hook.Tenant, webhook.ReasonSkipped, webhook.StatusExhausted))
+	}
+	w.settle(&r, j, fairqueue.Settlement{
+		Status: decision.Status, RetryAt: retryAt, CountsStep: decision.CountsStep, Requests: number, Error: string(a.Reason),
+	})
 	if a.Reason != webhook.ReasonDelivered && w.left(ctx, hook) {
 		// It says something about the delivery, and nothing about the webhook as it is.
-		if err := w.record(ctx, record{attempt: a}); err != nil {
+		if err := w.record(ctx, r); err != nil {
 			return err
 		}
 		return w.report(ctx, j, &a, decision, retryAt)
 	}
 	ended := w.clock.Now()
 	change := w.gates.judge(hook.ID, a.Reason, decision.Gate, started, ended)
-	r := record{attempt: a, gate: change, failure: w.failures.observe(hook.ID, a.Reason, a.StatusCode, started, ended)}
+	r.gate, r.failure = change, w.failures.observe(hook.ID, a.Reason, a.StatusCode, started, ended)
 	if decision.DisableWebhook {
 		r.disable = hook.URL
 	}
@@ -173,6 +179,27 @@ func (w *worker) attempt(ctx context.Context, j *river.Job[job.Delivery], target
 func (w *worker) left(ctx context.Context, hook *webhook.Webhook) bool {
 	now, err := w.catalog.Webhook(context.WithoutCancel(ctx), hook.ID)
 	return err == nil && now.Webhook.URL != hook.URL
+}
+
+// policyOf is a webhook's retry policy for a delivery that others wait for, or not.
+func policyOf(hook *webhook.Webhook, inOrder bool) courier.Policy {
+	p := courier.Policy{
+		Schedule: seconds(hook.RetrySchedule),
+		MaxAge:   time.Duration(hook.MaxAgeSeconds) * time.Second,
+		Ordered:  inOrder && hook.Ordering.Ordered(),
+	}
+	if hook.OrderingSkipAfter != nil {
+		p.SkipAfter = *hook.OrderingSkipAfter
+	}
+	return p
+}
+
+// settle has what becomes of a job committed with its attempt where others wait for it.
+func (w *worker) settle(r *record, j *river.Job[job.Delivery], s fairqueue.Settlement) {
+	if fairqueue.InOrder(j.JobRow) {
+		s.Job = j.JobRow
+		r.settle = &s
+	}
 }
 
 // report tells River what the recorded attempt means for the job.
@@ -220,8 +247,17 @@ func (w *worker) end(ctx context.Context, j *river.Job[job.Delivery], tenant str
 
 // recordEnd records the end of a delivery without a request.
 func (w *worker) recordEnd(ctx context.Context, j *river.Job[job.Delivery], tenant string, reason webhook.Reason, status webhook.Status) error {
+	r := record{attempt: w.endOf(j, tenant, reason, status)}
+	if status != webhook.StatusCancelled {
+		w.settle(&r, j, fairqueue.Settlement{Status: status, Requests: requestsMade(j.Metadata), Error: string(reason)})
+	}
+	return w.record(ctx, r)
+}
+
+// endOf is the record of a delivery's end without a request.
+func (w *worker) endOf(j *river.Job[job.Delivery], tenant string, reason webhook.Reason, status webhook.Status) webhook.Attempt {
 	now := w.clock.Now()
-	return w.record(ctx, record{attempt: webhook.Attempt{
+	return webhook.Attempt{
 		ID:        webhook.NewID(now),
 		EventID:   j.Args.EventID,
 		WebhookID: j.Args.WebhookID,
@@ -230,7 +266,7 @@ func (w *worker) recordEnd(ctx context.Context, j *river.Job[job.Delivery], tena
 		Status:    status,
 		StartedAt: now,
 		Instance:  w.instance,
-	}})
+	}
 }
 
 // interrupted is for a request cut off before it had an outcome: by a cancel,
@@ -280,6 +316,10 @@ func (w *worker) record(ctx context.Context, r record) error {
 		return fmt.Errorf("record attempt %d of event %s for webhook %s: %w", a.Number, a.EventID, a.WebhookID, err)
 	}
 	w.metrics.observe(a)
+	if r.skipped != nil {
+		w.metrics.observe(r.skipped)
+		a = r.skipped // what is said of it below is its end
+	}
 	w.metrics.gate(r.gate)
 	level := slog.LevelDebug
 	if a.Status.Terminal() && a.Status != webhook.StatusDelivered {

@@ -44,6 +44,7 @@ type submission struct {
 	contentType string // not empty: the payload is the raw body
 	timestamp   string
 	metadata    string // JSON
+	orderingKey *string
 }
 
 // way is one way in. It returns the event's id or an error; ok is false where the
@@ -59,6 +60,8 @@ type caseHook struct {
 	types []string
 	state webhook.State // "": active; "deleted": it was there once
 	other bool          // of another tenant
+
+	ordering webhook.Ordering // "": none
 }
 
 type sharedCase struct {
@@ -191,6 +194,27 @@ func cases() []sharedCase {
 			submission: submission{to: "all", noTenant: true, payload: strings.Repeat("x", ingest.DefaultMaxBodyBytes+1), contentType: "text/plain"}, code: webhook.CodeTooLarge,
 		},
 
+		{
+			name: "OrderingKey", hooks: []caseHook{
+				{name: "a", types: []string{"*"}}, {name: "b", types: []string{"*"}, ordering: webhook.OrderingKey}, {name: "c", types: []string{"*"}, ordering: webhook.OrderingStrict},
+			},
+			submission: submission{orderingKey: new("order 4711")}, targets: []string{"a", "b", "c"},
+		},
+		{
+			name: "NoOrderingKey", hooks: []caseHook{
+				{name: "a", types: []string{"*"}, ordering: webhook.OrderingKey}, {name: "b", types: []string{"*"}, ordering: webhook.OrderingStrict},
+			},
+			targets: []string{"a", "b"},
+		},
+		{
+			name: "RawOrderingKey", hooks: []caseHook{{name: "all", types: []string{"*"}, ordering: webhook.OrderingKey}},
+			submission: submission{to: "all", noTenant: true, payload: `x`, contentType: "text/plain", orderingKey: new("é&k=v")}, targets: []string{"all"},
+		},
+		{name: "LongestOrderingKey", submission: submission{orderingKey: new(strings.Repeat("é", 128))}},
+		{name: "OrderingKeyTooLong", submission: submission{orderingKey: new(strings.Repeat("é", 128) + "x")}, code: webhook.CodeInvalid, fields: []string{"ordering_key: must be at most 256 bytes long"}},
+		{name: "OrderingKeyWithAControlCharacter", submission: submission{orderingKey: new("a\tb")}, code: webhook.CodeInvalid, fields: []string{"ordering_key: must not contain control characters"}},
+		{name: "EmptyOrderingKey", submission: submission{orderingKey: new("")}, code: webhook.CodeInvalid, fields: []string{"ordering_key: must not be empty"}},
+
 		{name: "Timestamp", submission: submission{timestamp: "2026-01-02T03:04:05.000006+01:00"}},
 		{name: "FirstTimestamp", submission: submission{timestamp: "0001-01-01T00:00:00.000001Z"}},
 		{name: "LastTimestamp", submission: submission{timestamp: "9999-12-31T23:59:59.999999Z"}},
@@ -260,6 +284,9 @@ func runCase(t *testing.T, b *testBundle, heard listener, ways []way, n int, tc 
 		}
 		w := b.hook(t, tenant, h.types...)
 		ids[h.name] = w.ID
+		if h.ordering != "" {
+			b.exec(t, `UPDATE fairhook.webhooks SET ordering = $2 WHERE id = $1`, w.ID, h.ordering)
+		}
 		switch h.state {
 		case "":
 		case "deleted":
@@ -400,6 +427,9 @@ func (b *testBundle) overREST(t *testing.T) way {
 		path, body, contentType := "/v1/events", []byte(s.payload), "application/json"
 		if s.contentType != "" {
 			path, contentType = "/v1/webhooks/"+to.String()+"/events?type="+url.QueryEscape(*s.eventType), s.contentType
+			if s.orderingKey != nil {
+				path += "&ordering_key=" + url.QueryEscape(*s.orderingKey)
+			}
 		} else {
 			var members []string
 			member := func(name string, value any) {
@@ -420,6 +450,9 @@ func (b *testBundle) overREST(t *testing.T) way {
 			}
 			if s.metadata != "" {
 				members = append(members, `"metadata":`+s.metadata)
+			}
+			if s.orderingKey != nil {
+				member("ordering_key", s.orderingKey)
 			}
 			body = []byte(`{` + strings.Join(append(members, `"payload": `+s.payload), ",") + ` }`)
 		}
@@ -473,8 +506,8 @@ func (b *testBundle) overSQL(t *testing.T, s *submission, tenant string, to webh
 			*target = &value
 		}
 	}
-	err = b.QueryRow(t.Context(), `SELECT fairhook.submit_event($1, $2, $3::bytea, $4::text::jsonb, $5::text::timestamptz, $6, $7)`,
-		optionalTenant, s.eventType, []byte(s.payload), metadata, timestamp, webhookID, contentType).Scan(&id)
+	err = b.QueryRow(t.Context(), `SELECT fairhook.submit_event($1, $2, $3::bytea, $4::text::jsonb, $5::text::timestamptz, $6, $7, ordering_key => $8)`,
+		optionalTenant, s.eventType, []byte(s.payload), metadata, timestamp, webhookID, contentType, s.orderingKey).Scan(&id)
 	var server *pgconn.PgError
 	if errors.As(err, &server) {
 		code := map[string]webhook.Code{"FH404": webhook.CodeNotFound, "FH413": webhook.CodeTooLarge, "FH422": webhook.CodeInvalid}[server.Code]
@@ -498,6 +531,11 @@ func (b *testBundle) overGo(t *testing.T, s *submission, tenant string, to webho
 	}
 	if *s.eventType == "" || !s.noTenant && tenant == "" {
 		return id, nil, false // empty is absent here
+	}
+	if s.orderingKey != nil {
+		if event.OrderingKey = *s.orderingKey; event.OrderingKey == "" {
+			return id, nil, false
+		}
 	}
 	if s.to != "" {
 		event.WebhookID = to

@@ -47,6 +47,9 @@ type Event struct {
 	OccurredAt time.Time
 	// Metadata are labels of the producer's own, kept with the event and not sent.
 	Metadata map[string]string
+	// OrderingKey is what the event is ordered by at webhooks that are ordered by key.
+	// Empty: it is not ordered there.
+	OrderingKey string
 	// Unvalidated lets an event pass whose type has a JSON Schema, which cannot be
 	// checked in SQL. Without it such an event is refused.
 	Unvalidated bool
@@ -55,7 +58,7 @@ type Event struct {
 // The parameters are text, cast by the statement, so that this works in every
 // pgx.QueryExecMode.
 const statement = `SELECT fairhook.submit_event(tenant => $1, type => $2, payload => $3::bytea, metadata => $4::jsonb,
-	occurred_at => $5::timestamptz, webhook_id => $6::uuid, content_type => $7, unvalidated => $8)::text`
+	occurred_at => $5::timestamptz, webhook_id => $6::uuid, content_type => $7, unvalidated => $8, ordering_key => $9)::text`
 
 // Submit stores an event and its deliveries in tx, and returns the event's id.
 // They exist, and dispatchers are told, once tx commits; should it roll back
@@ -84,6 +87,7 @@ func Submit(ctx context.Context, tx pgx.Tx, event Event) (webhook.ID, error) {
 	err = tx.QueryRow(ctx, statement,
 		optional(event.Tenant), optional(event.Type), event.Payload, metadata,
 		optionalTime(event.OccurredAt), optionalID(event.WebhookID), optional(event.ContentType), event.Unvalidated,
+		optional(event.OrderingKey),
 	).Scan(&text)
 	if err != nil {
 		return webhook.ID{}, fmt.Errorf("submit event: %w", translate(err))

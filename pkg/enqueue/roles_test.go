@@ -407,7 +407,7 @@ func TestHostileCaller(t *testing.T) {
 		}
 
 		// The schema is evil enough: without the fixed path the same calls fall for it.
-		b.exec(t, `ALTER FUNCTION fairhook.submit_event(text, text, bytea, jsonb, timestamptz, uuid, text, boolean) RESET search_path`)
+		b.exec(t, `ALTER FUNCTION fairhook.submit_event(text, text, bytea, jsonb, timestamptz, uuid, text, boolean, text) RESET search_path`)
 		exec(t, conn, `SET search_path = evil, pg_catalog`)
 		if _, err := conn.PgConn().Exec(t.Context(), `SELECT fairhook.submit_event('mine', 'a', '1'::pg_catalog.bytea)`).ReadAll(); err == nil {
 			t.Error("nothing of the caller's was in the way")

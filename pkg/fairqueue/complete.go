@@ -64,16 +64,20 @@ func (h held) count() (n int) {
 }
 
 // split sorts a completion into what is deleted and what River updates. A job
-// that this process holds no claim of is in neither.
+// that this process holds no claim of is in neither, and neither is one that is settled
+// already (Settle): with that its claim ends.
 func (q *Queue) split(params *riverdriver.JobSetStateIfRunningManyParams) (delivered, rest held) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	delivered, rest = held{}, held{}
 	for i, id := range params.ID {
-		attempt, ours := q.claims[id]
+		c, ours := q.claims[id]
+		attempt := c.attempt
 		switch {
 		case !ours:
 			q.metrics.staleFinishes.Inc()
+		case c.settled:
+			delete(q.claims, id)
 		case params.State[i] == rivertype.JobStateCompleted:
 			delivered[attempt] = append(delivered[attempt], id)
 		default:

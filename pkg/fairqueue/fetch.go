@@ -1,8 +1,10 @@
 package fairqueue
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,16 +32,26 @@ func onlyIndexScans(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// fetchSQL claims the oldest due jobs of each lane, at most its limit: of lanes
-// that are looked at as a whole ($1, $2), and of those that are looked at from a
-// floor on ($6, $7, $8), where only the first priority can be. The claim is written
+// fetchSQL claims the oldest due jobs of each lane ($1), at most its limit ($2): of
+// lanes that are looked at as a whole, and of those that are looked at from a floor on
+// ($6), where only the first priority can be. The claim is written
 // as = ANY(ARRAY(...)): joined to the CTE it is planned as a scan. The kind is asked
 // for where no index can answer: after a VACUUM of the empty table the planner took
 // the index of kinds, and read every delivery for each lane.
+//
+// A lane that somebody else owns, or that has an order to keep, gives nothing, whatever
+// this process believes of it: it may have been stopped, or not have heard yet that a cap
+// is too small to be divided.
 const fetchSQL = `
-WITH picked AS MATERIALIZED (
+WITH lanes AS MATERIALIZED (
+	SELECT '` + lanePrefix + `' || l.id AS lane, l.n, l.floor
+	FROM unnest($1::uuid[], $2::integer[], $6::timestamptz[]) AS l (id, n, floor)
+	WHERE NOT EXISTS (
+		SELECT FROM fairhook.lane_owners o WHERE o.webhook_id = l.id AND o.owner <> $3 AND o.until > now())
+	  AND NOT EXISTS (SELECT FROM fairhook.webhooks w WHERE w.id = l.id AND w.ordering <> 'none')
+), picked AS MATERIALIZED (
 	SELECT j.id
-	FROM unnest($1::text[], $2::integer[]) AS l (lane, n)
+	FROM lanes l
 	CROSS JOIN LATERAL (
 		SELECT id FROM fairhook.river_job
 		WHERE state = 'available' AND queue = l.lane AND scheduled_at <= now()
@@ -48,9 +60,10 @@ WITH picked AS MATERIALIZED (
 		LIMIT l.n
 		FOR UPDATE SKIP LOCKED
 	) j
+	WHERE l.floor IS NULL
 	UNION ALL
 	SELECT j.id
-	FROM unnest($6::text[], $7::integer[], $8::timestamptz[]) AS l (lane, n, floor)
+	FROM lanes l
 	CROSS JOIN LATERAL (
 		SELECT id FROM fairhook.river_job
 		WHERE state = 'available' AND queue = l.lane AND priority = 1
@@ -60,7 +73,11 @@ WITH picked AS MATERIALIZED (
 		LIMIT l.n
 		FOR UPDATE SKIP LOCKED
 	) j
-)
+	WHERE l.floor IS NOT NULL
+)` + claimSQL
+
+// claimSQL ends the statements that fetch: it claims the jobs of picked for a client ($3).
+const claimSQL = `
 UPDATE fairhook.river_job r
 SET state = 'running',
     attempt = r.attempt + 1,
@@ -76,7 +93,10 @@ RETURNING r.id, r.args, r.attempt, r.attempted_at, r.created_at, r.kind, r.max_a
 // fetch claims up to params.MaxToLock jobs, sharing the slots among the lanes in
 // the ring.
 func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailableParams) ([]*rivertype.JobRow, error) {
-	var jobs []*rivertype.JobRow
+	jobs := q.fetchHanded(ctx, params.MaxToLock)
+	if len(jobs) >= params.MaxToLock {
+		return jobs, nil
+	}
 	for range maxPasses {
 		slots, free := params.MaxToLock-len(jobs), q.free(params.MaxToLock)-len(jobs)
 		if free <= 0 {
@@ -86,20 +106,11 @@ func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailablePa
 		if len(grants) == 0 {
 			return jobs, nil
 		}
-		started := time.Now()
-		got, err := q.claimFrom(ctx, grants, params)
-		q.metrics.fetchDuration.Observe(time.Since(started).Seconds())
+		got, err := q.fetchParts(ctx, grants, params)
+		jobs = append(jobs, got...)
 		if err != nil {
-			q.ring.putBack(grants)
 			return jobs, err
 		}
-		got, again := q.claim(got)
-		q.metrics.fetched.Add(float64(len(got)))
-		if q.ring.settle(grants, harvest(grants, got)) {
-			signal(q.kick)
-		}
-		q.putOff(ctx, again)
-		jobs = append(jobs, got...)
 		if len(jobs) >= params.MaxToLock {
 			return jobs, nil
 		}
@@ -108,6 +119,52 @@ func (q *Queue) fetch(ctx context.Context, params *riverdriver.JobGetAvailablePa
 	// back by itself only when a fetch filled its limit.
 	signal(q.kick)
 	return jobs, nil
+}
+
+// fetchParts claims what grants are for, by a statement for each kind of lane. What it
+// returns with an error has been claimed, and must be worked.
+func (q *Queue) fetchParts(ctx context.Context, grants []grant, params *riverdriver.JobGetAvailableParams) ([]*rivertype.JobRow, error) {
+	var jobs []*rivertype.JobRow
+	for _, part := range byOrdering(grants) {
+		claim := q.claimFrom
+		switch part[0].ordering {
+		case webhook.OrderingStrict:
+			claim = q.claimStrict
+		case webhook.OrderingKey:
+			claim = q.claimKeyed
+		case webhook.OrderingNone:
+		}
+		started := time.Now()
+		got, err := claim(ctx, part, params)
+		q.metrics.fetchDuration.Observe(time.Since(started).Seconds())
+		if err != nil {
+			q.ring.putBack(grants)
+			return jobs, err
+		}
+		grants = grants[len(part):]
+		got, again := q.claim(got)
+		q.metrics.fetched.Add(float64(len(got)))
+		if q.ring.settle(part, harvest(part, got)) {
+			signal(q.kick)
+		}
+		q.putOff(ctx, again)
+		jobs = append(jobs, got...)
+	}
+	return jobs, nil
+}
+
+// byOrdering sorts grants, and divides them into parts of one ordering each.
+func byOrdering(grants []grant) (parts [][]grant) {
+	slices.SortStableFunc(grants, func(a, b grant) int { return cmp.Compare(a.ordering, b.ordering) })
+	for len(grants) > 0 {
+		n := slices.IndexFunc(grants, func(g grant) bool { return g.ordering != grants[0].ordering })
+		if n < 0 {
+			n = len(grants)
+		}
+		parts = append(parts, grants[:n])
+		grants = grants[n:]
+	}
+	return parts
 }
 
 // free is how many of the slots that River offers may be filled now.
@@ -147,27 +204,24 @@ func harvest(grants []grant, jobs []*rivertype.JobRow) map[webhook.ID]int {
 }
 
 func (q *Queue) claimFrom(ctx context.Context, grants []grant, params *riverdriver.JobGetAvailableParams) ([]*rivertype.JobRow, error) {
-	var whole, busy struct {
-		lanes  []string
-		limits []int32
-	}
-	floors := []time.Time{}
-	for _, g := range grants {
-		part := &whole
+	ids, limits, floors := make([]webhook.ID, len(grants)), make([]int32, len(grants)), make([]*time.Time, len(grants))
+	for i, g := range grants {
+		ids[i], limits[i] = g.lane.id, int32(g.limit)
 		if !g.from.IsZero() {
-			part = &busy
-			floors = append(floors, g.from)
+			floors[i] = &g.from
 		}
-		part.lanes = append(part.lanes, Lane(g.lane.id))
-		part.limits = append(part.limits, int32(g.limit))
 	}
-	rows, err := q.pool.Query(ctx, fetchSQL, whole.lanes, whole.limits, params.ClientID, params.MaxAttemptedBy, params.Kind,
-		busy.lanes, busy.limits, floors)
+	rows, err := q.pool.Query(ctx, fetchSQL, ids, limits, params.ClientID, params.MaxAttemptedBy, params.Kind, floors)
+	return collectJobs(rows, err, params.ClientID, "fetch from %d lanes", len(grants))
+}
+
+// collectJobs reads what claimSQL returns.
+func collectJobs(rows pgx.Rows, err error, client, what string, lanes int) ([]*rivertype.JobRow, error) {
 	if err != nil {
-		return nil, fmt.Errorf("fetch from %d lanes: %w", len(grants), err)
+		return nil, fmt.Errorf(what+": %w", lanes, err)
 	}
 	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*rivertype.JobRow, error) {
-		j := &rivertype.JobRow{State: rivertype.JobStateRunning, AttemptedBy: []string{params.ClientID}}
+		j := &rivertype.JobRow{State: rivertype.JobStateRunning, AttemptedBy: []string{client}}
 		var attempt, maxAttempts, priority int16
 		var attemptedAt time.Time
 		err := row.Scan(&j.ID, &j.EncodedArgs, &attempt, &attemptedAt, &j.CreatedAt, &j.Kind, &maxAttempts,
@@ -177,7 +231,7 @@ func (q *Queue) claimFrom(ctx context.Context, grants []grant, params *riverdriv
 		return j, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("fetch from %d lanes: %w", len(grants), err)
+		return nil, fmt.Errorf(what+": %w", lanes, err)
 	}
 	return jobs, nil
 }

@@ -4,6 +4,7 @@ import "slices"
 
 // host is what the webhooks that point to one target host share.
 type host struct {
+	name     string
 	inFlight int // requests under way
 	granted  int // slots that a fetch under way may fill
 	// waiting are the lanes that had more to give when the host was at its limit.
@@ -28,7 +29,7 @@ func (r *ring) moveHost(l *lane, name string) {
 	if name != "" {
 		h := r.hosts[name]
 		if h == nil {
-			h = &host{}
+			h = &host{name: name}
 			r.hosts[name] = h
 		}
 		h.lanes++
@@ -122,9 +123,10 @@ func (r *ring) dropFormer(l *lane) {
 	})
 }
 
-// hostLeft is how many more requests a host may get from here.
+// hostLeft is how many more requests a host may get from here: an equal part of its
+// limit, or what is left of that beside others who have more than theirs.
 func (r *ring) hostLeft(h *host) int {
-	return max(1, r.hostCap/r.sharers) - h.inFlight - h.granted
+	return hostShare(r.hostCap, r.sharers, r.hostExcess[h.name]) - h.inFlight - h.granted
 }
 
 // hostRoom is how many more requests a lane may send to its host from here: as of the
@@ -139,6 +141,35 @@ func (r *ring) hostRoom(l *lane) int {
 		here -= f.inFlight + f.granted
 	}
 	return slotsFor(here, r.hostLeft(l.host), r.limits[l.id].Weight)
+}
+
+// hostShare is how many of cap requests at once a dispatcher may make, of so many that
+// share them, when the others have so many more than their parts. It is pure.
+func hostShare(cap, sharers, excess int) int {
+	part := max(1, cap/sharers)
+	if excess == 0 {
+		return part
+	}
+	return max(0, min(part, cap-(sharers-1)*part-excess))
+}
+
+// ShareHosts tells the queue how many requests beyond their parts other dispatchers are
+// making of hosts, by the name in Limit.Host: those are left to them. A host that is not
+// named gets its part from here.
+func (q *Queue) ShareHosts(excess map[string]int) {
+	if q.ring.setHostExcess(excess) {
+		signal(q.kick)
+	}
+}
+
+func (r *ring) setHostExcess(excess map[string]int) (woken bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hostExcess = excess
+	for _, h := range r.hosts {
+		woken = r.freeHost(h) || woken
+	}
+	return woken
 }
 
 // awaitHost remembers a lane that its host's limit holds back.

@@ -25,10 +25,10 @@ const uniqueConflict = `unique_key IS NOT NULL AND unique_states IS NOT NULL
 	AND fairhook.river_job_state_in_bitmask(unique_states, state)`
 
 // InsertSQL is the statement part that inserts one job per delivery, for use
-// below a CTE named accepted(id) that holds the events inserted by the same
-// statement: deliveries of other events are skipped. eventIDs and webhookIDs
+// below a CTE named accepted(id, ordering_key) that holds the events inserted by the
+// same statement: deliveries of other events are skipped. eventIDs and webhookIDs
 // are the numbers of two uuid[] parameters of equal length, one delivery per
-// index.
+// index. The jobs' ids grow in that order.
 //
 // The columns left out have defaults that River's own insert would write too;
 // a contract test compares a row with one made by River. unique_key is the
@@ -36,12 +36,16 @@ const uniqueConflict = `unique_key IS NOT NULL AND unique_states IS NOT NULL
 // delivery from being queued twice while it lives, and finds the live jobs of
 // an event.
 func InsertSQL(eventIDs, webhookIDs int) string {
-	return fmt.Sprintf(`INSERT INTO fairhook.river_job (args, kind, max_attempts, queue, tags, unique_key, unique_states)
-SELECT jsonb_build_object('event_id', d.event_id, 'webhook_id', d.webhook_id),
-       '%s', %d, '%s' || d.webhook_id, '{}',
+	return fmt.Sprintf(`INSERT INTO fairhook.river_job (args, kind, max_attempts, priority, queue, tags, unique_key, unique_states)
+SELECT CASE WHEN a.ordering_key IS NULL THEN jsonb_build_object('event_id', d.event_id, 'webhook_id', d.webhook_id)
+            ELSE jsonb_build_object('event_id', d.event_id, 'webhook_id', d.webhook_id, 'ordering_key', a.ordering_key) END,
+       '%s', %d,
+       `+placeOf(`(SELECT w.ordering FROM fairhook.webhooks w WHERE w.id = d.webhook_id AND w.ordering <> 'none')`, `a.ordering_key IS NOT NULL`)+`,
+       '%s' || d.webhook_id, '{}',
        uuid_send(d.event_id) || uuid_send(d.webhook_id), %s
-FROM unnest($%d::uuid[], $%d::uuid[]) AS d (event_id, webhook_id)
-WHERE d.event_id IN (SELECT id FROM accepted)
+FROM unnest($%d::uuid[], $%d::uuid[]) WITH ORDINALITY AS d (event_id, webhook_id, n)
+JOIN accepted a ON a.id = d.event_id
+ORDER BY d.n
 ON CONFLICT (unique_key) WHERE %s DO NOTHING`,
 		job.KindDelivery, job.MaxAttempts, lanePrefix, unfinishedStates, eventIDs, webhookIDs, uniqueConflict)
 }

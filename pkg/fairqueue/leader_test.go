@@ -144,7 +144,7 @@ func TestEndExpired(t *testing.T) {
 		b.run(t, `
 			WITH accepted AS (
 				INSERT INTO fairhook.events (id, tenant, type, payload, webhook_ids)
-				SELECT id, 'acme', 'order.paid', '{}', '{}' FROM unnest($1::uuid[]) AS e (id) RETURNING id
+				SELECT id, 'acme', 'order.paid', '{}', '{}' FROM unnest($1::uuid[]) AS e (id) RETURNING id, ordering_key
 			) `+InsertSQL(1, 2), events, hooks)
 		return events
 	}
@@ -377,7 +377,8 @@ func TestRunningElsewhere(t *testing.T) {
 	b.insert(t, idle, 1)
 	asked := func(before time.Duration) map[webhook.ID][]int {
 		t.Helper()
-		running, err := b.RunningElsewhere(t.Context(), []webhook.ID{busy, idle}, b.cfg.Clock.Now().Add(before))
+		moment := b.cfg.Clock.Now().Add(before)
+		running, err := b.RunningElsewhere(t.Context(), map[webhook.ID]time.Time{busy: moment, idle: moment})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -396,10 +397,17 @@ func TestRunningElsewhere(t *testing.T) {
 	if got := asked(-time.Minute); len(got) != 0 {
 		t.Errorf("fetched a minute before: %v", got)
 	}
+	// Each lane has its own moment.
+	b.run(t, `UPDATE fairhook.river_job SET state = 'running', attempt = 1, attempted_at = now(), attempted_by = '{other}' WHERE queue = $1`, Lane(idle))
+	now := b.cfg.Clock.Now()
+	got, err := b.RunningElsewhere(t.Context(), map[webhook.ID]time.Time{busy: now.Add(-time.Minute), idle: now.Add(time.Minute)})
+	if err != nil || len(got) != 1 || !slices.Equal(got[idle], []int{1}) {
+		t.Errorf("running elsewhere: %v, %v, want 1 of the idle lane", got, err)
+	}
 	b.run(t, `DELETE FROM fairhook.river_job`)
 	b.run(t, `VACUUM ANALYZE fairhook.river_job`) // what the planner believes: it is empty
 	for _, mode := range []string{"force_generic_plan", "force_custom_plan"} {
-		plan := explain(t, b.pool, mode, runningElsewhereSQL, []string{Lane(busy)}, "client-1", time.Now())
+		plan := explain(t, b.pool, mode, runningElsewhereSQL, []webhook.ID{busy}, []time.Time{time.Now()}, "client-1")
 		if !contains(plan, "Index Scan using river_job_prioritized_fetching_index on river_job") {
 			t.Errorf("%s: the running jobs are not read from the lane index:\n%s", mode, plan)
 		}

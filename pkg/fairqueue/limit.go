@@ -31,6 +31,10 @@ type Limit struct {
 	// Owned says that no other dispatcher fetches the lane, so that its cap is not
 	// divided: for as long as it is too small for that.
 	Owned bool
+	// Ordering is the order that the lane keeps; its owner, in this epoch of its lease,
+	// fetches from it.
+	Ordering webhook.Ordering
+	Epoch    int64
 	// MaxHere bounds what this dispatcher may have in flight, besides its part of
 	// MaxInFlight; 0: it does not.
 	MaxHere int
@@ -51,6 +55,9 @@ func (r *ring) limitOf(id webhook.ID, now time.Time) (limit Limit, known bool) {
 		return Limit{}, false
 	case limit.Gated, limit.Probe, !limit.GateUntil.IsZero():
 		return limit, true
+	}
+	if limit.Ordering.Ordered() {
+		return limit, limit.Owned
 	}
 	// An owner of a cap that can be divided again must leave the others their parts.
 	return limit, limit.Owned == (limit.MaxInFlight < r.sharers)
@@ -97,6 +104,9 @@ func (r *ring) learn(limits map[webhook.ID]Limit) (woken bool) {
 	}
 	now := r.now()
 	for id, limit := range limits {
+		if limit.Owned && limit.Ordering.Ordered() {
+			r.orders[id] = struct{}{}
+		}
 		l := r.lanes[id]
 		if l == nil {
 			r.limits[id] = limit
@@ -181,6 +191,23 @@ func (r *ring) owned() (ids []webhook.ID) {
 	return ids
 }
 
+// inOrder lists the lanes that this dispatcher owns for their order, in memory or not.
+func (r *ring) inOrder() map[webhook.ID]webhook.Ordering {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.now()
+	lanes := map[webhook.ID]webhook.Ordering{}
+	for id := range r.orders {
+		limit, known := r.limits[id]
+		if !known || !limit.Owned || !limit.Ordering.Ordered() || !now.Before(limit.Until) {
+			delete(r.orders, id)
+			continue
+		}
+		lanes[id] = limit.Ordering
+	}
+	return lanes
+}
+
 // renewed takes note of which of the lanes that were owned still are, and until
 // when.
 func (r *ring) renewed(asked []webhook.ID, until map[webhook.ID]time.Time) {
@@ -191,6 +218,7 @@ func (r *ring) renewed(asked []webhook.ID, until map[webhook.ID]time.Time) {
 		end, still := until[id]
 		switch {
 		case !known || !limit.Owned:
+		case still && limit.Probe: // that ends when it was to end
 		case still:
 			limit.Until = end
 			r.limits[id] = limit

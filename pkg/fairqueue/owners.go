@@ -34,6 +34,9 @@ func (q *Queue) runOwners(ctx context.Context) {
 		if err := q.renewLanes(ctx); err != nil && ctx.Err() == nil {
 			q.cfg.Logger.WarnContext(ctx, "could not renew the leases of lanes", "error", err)
 		}
+		if err := q.rearrange(ctx); err != nil && ctx.Err() == nil {
+			q.cfg.Logger.WarnContext(ctx, "could not put deliveries into their places", "error", err)
+		}
 		q.ring.sweep()
 	}
 }
@@ -64,6 +67,7 @@ func (q *Queue) Drain(ctx context.Context) {
 	q.giveUpLanes(ctx)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewTimeout)
 	defer cancel()
+	q.putOff(ctx, q.takeBack(func(handed) bool { return true }))
 	if err := postgres.GiveUpProbes(ctx, q.pool, q.cfg.ClientID, q.ring.probing()); err != nil {
 		q.cfg.Logger.WarnContext(ctx, "could not give up probes", "error", err)
 	}

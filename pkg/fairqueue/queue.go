@@ -86,7 +86,9 @@ type Queue struct {
 	mu sync.Mutex
 	// claims is the jobs this process holds: fetched, and not yet committed as
 	// finished. Guarded by mu.
-	claims map[int64]int // job id -> River attempt
+	claims map[int64]claim // by job id
+	// handed is what River's next fetch gets at once. Guarded by mu.
+	handed []handed
 	// restUntil is when the next fetch may run after one that failed. Guarded
 	// by mu.
 	restUntil time.Time
@@ -116,7 +118,7 @@ func New(ctx context.Context, cfg Config) (*Queue, error) {
 		ring:   newRing(cfg.Clock.Now),
 		kick:   make(chan struct{}, 1),
 		look:   make(chan struct{}, 1),
-		claims: map[int64]int{},
+		claims: map[int64]claim{},
 	}
 	q.ring.hostCap = cfg.MaxPerHost
 	q.metrics = newMetrics(cfg.Registerer, q)
@@ -206,6 +208,15 @@ func signal(flag chan struct{}) {
 	}
 }
 
+// claim is a job that this process holds.
+type claim struct {
+	attempt int // River's
+	// lane is that of a job which others wait for; zero: of no other.
+	lane webhook.ID
+	// settled says that what became of it has committed. River has yet to say so.
+	settled bool
+}
+
 // claim remembers what this process holds, and returns the jobs that it may
 // work. The others it holds already: a claim that it has not finished was given
 // away while the process was stopped, or its finish has committed and the answer
@@ -220,19 +231,33 @@ func (q *Queue) claim(jobs []*rivertype.JobRow) (fresh, again []*rivertype.JobRo
 			again = append(again, j)
 			continue
 		}
-		q.claims[j.ID] = j.Attempt
+		c := claim{attempt: j.Attempt}
+		if InOrder(j) {
+			c.lane, _ = LaneWebhook(j.Queue)
+		}
+		q.claims[j.ID] = c
 		fresh = append(fresh, j)
 	}
 	return fresh, again
 }
 
-// release forgets claims that are finished or no longer ours.
+// release forgets claims that are finished or no longer ours, and wakes the lanes in
+// which others waited for them.
 func (q *Queue) release(claims held) {
+	var lanes []webhook.ID
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	for _, ids := range claims {
 		for _, id := range ids {
+			if lane := q.claims[id].lane; !lane.IsZero() {
+				lanes = append(lanes, lane)
+			}
 			delete(q.claims, id)
+		}
+	}
+	q.mu.Unlock()
+	for _, lane := range lanes {
+		if q.ring.wake(lane) {
+			signal(q.kick)
 		}
 	}
 }
@@ -242,7 +267,13 @@ func (q *Queue) release(claims held) {
 func (q *Queue) Held() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.claims)
+	n := 0
+	for _, c := range q.claims {
+		if !c.settled {
+			n++
+		}
+	}
+	return n
 }
 
 // resting reports whether fetching rests: after a failure, which rest notes, or

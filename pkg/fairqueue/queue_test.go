@@ -101,7 +101,7 @@ func (b *testBundle) insert(t *testing.T, hook webhook.ID, n int) []webhook.ID {
 	_, err := b.db.Exec(t.Context(), `
 		WITH accepted AS (
 			INSERT INTO fairhook.events (id, tenant, type, payload, webhook_ids)
-			SELECT id, 'acme', 'order.paid', '{}', '{}' FROM unnest($1::uuid[]) AS e (id) RETURNING id
+			SELECT id, 'acme', 'order.paid', '{}', '{}' FROM unnest($1::uuid[]) AS e (id) RETURNING id, ordering_key
 		) `+InsertSQL(1, 2), events, hooks)
 	if err != nil {
 		t.Fatal(err)
@@ -403,11 +403,38 @@ func TestFetch(t *testing.T) {
 		}
 	})
 
+	t.Run("TakesNothingFromALaneThatAnotherOwnsWhateverItKnows", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		hook, free := b.newID(), b.newID()
+		b.insert(t, hook, 3)
+		b.insert(t, free, 3)
+		b.discoverAll(t)
+		own := func(owner, until string) {
+			b.run(t, `INSERT INTO fairhook.lane_owners (webhook_id, owner, until) VALUES ($1, $2, now() + $3::interval)
+				ON CONFLICT (webhook_id) DO UPDATE SET owner = excluded.owner, until = excluded.until`, hook, owner, until)
+		}
+		own("client-2", "1 minute")
+		if got := perLane(b.fetchJobs(t, 10)); got[Lane(hook)] != 0 || got[Lane(free)] != 3 {
+			t.Errorf("fetched %v, want only the 3 of the lane that is free", got)
+		}
+		own("client-2", "-1 second") // its lease ended
+		b.discoverAll(t)
+		if got := perLane(b.fetchJobs(t, 1)); got[Lane(hook)] != 1 {
+			t.Errorf("fetched %v of a lane whose owner is gone, want 1", got)
+		}
+		own("client-1", "1 minute")
+		b.discoverAll(t)
+		if got := perLane(b.fetchJobs(t, 10)); got[Lane(hook)] != 2 {
+			t.Errorf("fetched %v of its own lane, want 2", got)
+		}
+	})
+
 	t.Run("UsesTheLaneIndexAlsoWithAPlanMadeOnAnEmptyTable", func(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
 		hook := b.newID()
-		plan := explain(t, b.pool, "force_generic_plan", fetchSQL, []string{Lane(hook)}, []int32{5}, "c", 100, []string{"delivery"}, []string{Lane(hook)}, []int32{5}, []time.Time{time.Now()})
+		plan := explain(t, b.pool, "force_generic_plan", fetchSQL, []webhook.ID{hook, b.newID()}, []int32{5, 5}, "c", 100, []string{"delivery"}, []*time.Time{new(time.Now()), nil})
 		for _, want := range []string{"river_job_prioritized_fetching_index", "river_job_pkey"} {
 			if !contains(plan, want) {
 				t.Errorf("the plan does not use %s:\n%s", want, plan)
@@ -427,9 +454,8 @@ func TestTheFetchUsesTheLaneIndexAfterAVacuumOfTheEmptyTable(t *testing.T) {
 	if _, err := b.db.Exec(t.Context(), `VACUUM ANALYZE fairhook.river_job`); err != nil {
 		t.Fatal(err)
 	}
-	lane := []string{Lane(b.newID())}
 	for _, mode := range []string{"force_generic_plan", "force_custom_plan"} {
-		plan := explain(t, b.pool, mode, fetchSQL, lane, []int32{5}, "c", 100, []string{"delivery"}, lane, []int32{5}, []time.Time{time.Now()})
+		plan := explain(t, b.pool, mode, fetchSQL, []webhook.ID{b.newID(), b.newID()}, []int32{5, 5}, "c", 100, []string{"delivery"}, []*time.Time{new(time.Now()), nil})
 		if contains(plan, "river_job_kind") || contains(plan, "Sort") || contains(plan, "Seq Scan on river_job") {
 			t.Errorf("with %s:\n%s", mode, plan)
 		}
@@ -828,7 +854,7 @@ func TestDiscoveryVisitsEveryLane(t *testing.T) {
 	for i := range lanes {
 		events[i], hooks[i] = b.newID(), b.newID()
 	}
-	_, err := b.db.Exec(t.Context(), `WITH accepted AS (SELECT unnest($1::uuid[]) AS id) `+InsertSQL(1, 2), events, hooks)
+	_, err := b.db.Exec(t.Context(), `WITH accepted AS (SELECT unnest($1::uuid[]) AS id, NULL::text AS ordering_key) `+InsertSQL(1, 2), events, hooks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -960,7 +986,7 @@ func TestInsertDoesNotDoubleALiveDelivery(t *testing.T) {
 	event := b.insert(t, hook, 1)
 	again := func() {
 		t.Helper()
-		_, err := b.db.Exec(t.Context(), `WITH accepted AS (SELECT unnest($1::uuid[]) AS id) `+InsertSQL(1, 2), event, []webhook.ID{hook})
+		_, err := b.db.Exec(t.Context(), `WITH accepted AS (SELECT unnest($1::uuid[]) AS id, NULL::text AS ordering_key) `+InsertSQL(1, 2), event, []webhook.ID{hook})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -34,6 +34,9 @@ type ring struct {
 	// limits is what is known of webhooks' limits. A lane whose limit is not
 	// known is not fetched until it has been learned.
 	limits map[webhook.ID]Limit
+	// orders are the lanes that this dispatcher owned for their order when their limits
+	// were learned.
+	orders map[webhook.ID]struct{}
 	// strangers are the lanes whose limits must be learned.
 	strangers []*lane
 	// sharers is how many dispatchers share a webhook's cap, at least 1.
@@ -42,6 +45,9 @@ type ring struct {
 	// requests each may get at once, over all dispatchers; 0: any number.
 	hosts   map[string]*host
 	hostCap int
+	// hostExcess is how many requests beyond their parts other dispatchers are making
+	// of hosts.
+	hostExcess map[string]int
 	// paces are how much webhooks have shown to be able to take.
 	paces map[webhook.ID]*pace
 	// thirsty are the lanes that need tokens, and returns the tokens to give back.
@@ -89,6 +95,8 @@ type lane struct {
 	dryUntil              time.Time // the bucket has nothing before
 	thirsty               bool      // in ring.thirsty, or being asked for
 
+	round round // of a lane ordered by key
+
 	floor
 }
 
@@ -102,12 +110,20 @@ type grant struct {
 	from time.Time
 	// newest is the latest scheduled_at of what was fetched; zero: of nothing.
 	newest time.Time
+
+	// ordering is the order that the lane keeps, and epoch that of its owner's lease.
+	ordering webhook.Ordering
+	epoch    int64
+	// after is the key that the walk of a lane ordered by key began after, last the one
+	// that it looked at last, and end says that there was none behind that.
+	after, last string
+	end         bool
 }
 
 func newRing(now func() time.Time) *ring {
 	return &ring{
 		now: now, strange: make(chan struct{}, 1), thirst: make(chan struct{}, 1), timer: make(chan struct{}, 1),
-		lanes: map[webhook.ID]*lane{}, limits: map[webhook.ID]Limit{},
+		lanes: map[webhook.ID]*lane{}, limits: map[webhook.ID]Limit{}, orders: map[webhook.ID]struct{}{},
 		hosts: map[string]*host{}, paces: map[webhook.ID]*pace{}, sharers: 1,
 	}
 }
@@ -157,7 +173,9 @@ func (r *ring) shut(l *lane) bool {
 func (r *ring) wake(id webhook.ID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.wakeLocked(r.get(id))
+	l := r.get(id)
+	l.round.laps = 0
+	return r.wakeLocked(l)
 }
 
 func (r *ring) get(id webhook.ID) *lane {
@@ -248,7 +266,7 @@ func (r *ring) wakeDue(now time.Time) (woken bool, next time.Time) {
 			l.gateUntil = time.Time{}
 			delete(r.limits, l.id)
 		}
-		l.missed = false
+		l.missed, l.round.laps = false, 0
 		woken = r.wakeLocked(l) || woken
 		r.forget(l)
 	}
@@ -360,7 +378,13 @@ func (r *ring) take(free, slots, maxLanes int) []grant {
 		if l.host != nil {
 			l.host.granted += offer
 		}
-		grants = append(grants, grant{lane: l, host: l.host, limit: offer, from: l.from(now)})
+		g := grant{lane: l, host: l.host, limit: offer, ordering: webhook.OrderingNone}
+		if limit.Ordering.Ordered() {
+			g.ordering, g.epoch, g.after = limit.Ordering, limit.Epoch, l.round.after
+		} else {
+			g.from = l.from(now)
+		}
+		grants = append(grants, g)
 	}
 	r.active = r.active[n:]
 	if len(r.active) == 0 {
@@ -411,8 +435,9 @@ func (r *ring) settle(grants []grant, fetched map[webhook.ID]int) (woken bool) {
 		r.ungrant(g, n)
 		l.tokens = max(0, l.tokens-n)
 		again := l.looked(g, n, now)
+		more := g.ordering == webhook.OrderingKey && l.round.walked(g.after, g.last, g.end)
 		switch {
-		case n >= g.limit:
+		case n >= g.limit || more:
 			r.wakeLocked(l)
 		default:
 			l.inTurn, l.deficit = false, 0
@@ -460,6 +485,11 @@ func (r *ring) finish(id webhook.ID) bool {
 	l.inFlight--
 	h := r.depart(l)
 	woken := r.uncap(l)
+	if !l.capped && r.limits[id].Ordering.Ordered() {
+		// What waited for the one that is done can be fetched.
+		l.round.laps = 0
+		woken = r.wakeLocked(l) || woken
+	}
 	woken = r.freeHost(h) || woken
 	r.forget(l)
 	return woken || r.crowded

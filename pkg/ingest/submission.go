@@ -32,13 +32,14 @@ type submission struct {
 	contentType string
 	occurredAt  *time.Time
 	metadata    map[string]string
+	orderingKey string // empty: none
 	// follows is true for an item of a batch of which another has been admitted: a
 	// batch is not divided for reasons that are not its events' own.
 	follows bool
 }
 
 // submissionFields are the members of a submission.
-var submissionFields = []string{"webhook_id", "tenant", "type", "payload", "timestamp", "metadata"}
+var submissionFields = []string{"webhook_id", "tenant", "type", "payload", "timestamp", "metadata", "ordering_key"}
 
 // parseSubmission reads the body of POST /v1/events. The error is a
 // *webhook.Error that lists all that is wrong.
@@ -61,6 +62,7 @@ func readSubmission(o *strictjson.Object, more ...webhook.FieldError) (*submissi
 		contentType: webhook.ContentTypeJSON,
 		occurredAt:  o.Time("timestamp"),
 		metadata:    o.StringMap("metadata"),
+		orderingKey: o.String("ordering_key"),
 	}
 	webhookID := o.String("webhook_id")
 
@@ -101,6 +103,9 @@ func readSubmission(o *strictjson.Object, more ...webhook.FieldError) (*submissi
 	for _, f := range webhook.CheckMetadata("/metadata", sub.metadata) {
 		fault(f.Pointer, f.Detail)
 	}
+	if o.Has("ordering_key") {
+		fault("/ordering_key", webhook.CheckOrderingKey(sub.orderingKey))
+	}
 	for _, f := range more {
 		fault(f.Pointer, f.Detail)
 	}
@@ -132,6 +137,9 @@ func (s *submission) fingerprint() [sha256.Size]byte {
 	}
 	writeLength(h, len(s.payload))
 	h.Write(s.payload)
+	if s.orderingKey != "" { // or else it is what a release made of it that knew none
+		write(h, s.orderingKey)
+	}
 	return [sha256.Size]byte(h.Sum(nil))
 }
 

@@ -49,7 +49,7 @@ func (s *Server) submitRaw(c echo.Context) error {
 	if err != nil {
 		return postgres.NoWebhook(fmt.Sprintf("%.64q", text))
 	}
-	query, err := api.Query(c, "type")
+	query, err := api.Query(c, "type", "ordering_key")
 	if err != nil {
 		return err
 	}
@@ -60,6 +60,12 @@ func (s *Server) submitRaw(c echo.Context) error {
 	}
 	if detail != "" {
 		return invalidEvent(webhook.FieldError{Parameter: "type", Detail: detail})
+	}
+	orderingKey := query.Get("ordering_key")
+	if query.Has("ordering_key") {
+		if detail := webhook.CheckOrderingKey(orderingKey); detail != "" {
+			return invalidEvent(webhook.FieldError{Parameter: "ordering_key", Detail: detail})
+		}
 	}
 	contentType := c.Request().Header.Get(echo.HeaderContentType)
 	switch {
@@ -78,7 +84,9 @@ func (s *Server) submitRaw(c echo.Context) error {
 			return err
 		}
 	}
-	sub := &submission{way: wayRaw, webhookID: id, eventType: eventType, payload: body, contentType: contentType}
+	sub := &submission{
+		way: wayRaw, webhookID: id, eventType: eventType, payload: body, contentType: contentType, orderingKey: orderingKey,
+	}
 	return s.accept(c, sub, webhook.FieldError{Parameter: "type"})
 }
 
@@ -170,6 +178,7 @@ func (s *Server) prepare(c echo.Context, sub *submission, typeField webhook.Fiel
 			ContentType: sub.contentType,
 			OccurredAt:  sub.occurredAt,
 			Metadata:    sub.metadata,
+			OrderingKey: sub.orderingKey,
 			WebhookIDs:  ids,
 			Dropped:     admission.dropped,
 		},

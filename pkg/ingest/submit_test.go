@@ -495,12 +495,16 @@ func TestParseSubmission(t *testing.T) {
 		"WrongTypes": {`{"tenant":1,"type":[],"payload":1,"metadata":"x"}`, webhook.CodeInvalid, []string{
 			"/tenant: must be a string, not a number", "/type: must be a string, not an array", "/metadata: must be an object of strings, not a string",
 		}},
-		"AFieldOfLaterVersions": {`{"tenant":"t","type":"a","payload":1,"ordering_key":"k"}`, webhook.CodeMalformed, []string{"/ordering_key: is not a known field"}},
-		"APayloadGivenTwice":    {`{"tenant":"t","type":"a","payload":1,"payload":1}`, webhook.CodeMalformed, []string{"/payload: is given more than once"}},
-		"ANULInATenant":         {`{"tenant":"\u0000","type":"a","payload":1}`, webhook.CodeInvalid, []string{"/tenant: must not contain control characters"}},
-		"ANULInMetadata":        {`{"tenant":"t","type":"a","payload":1,"metadata":{"a":"\u0000"}}`, webhook.CodeInvalid, []string{"/metadata/a: must not contain control characters"}},
-		"AnOptionalFieldAsNull": {`{"tenant":"t","webhook_id":null,"type":"a","payload":null,"timestamp":null,"metadata":null}`, "", nil},
-		"ARequiredFieldAsNull":  {`{"tenant":"t","type":null,"payload":1}`, webhook.CodeInvalid, []string{"/type: is required"}},
+		"AFieldOfLaterVersions":      {`{"tenant":"t","type":"a","payload":1,"deliver_after":"k"}`, webhook.CodeMalformed, []string{"/deliver_after: is not a known field"}},
+		"AnOrderingKey":              {`{"tenant":"t","type":"a","payload":1,"ordering_key":"k"}`, "", nil},
+		"AnOrderingKeyAsNull":        {`{"tenant":"t","type":"a","payload":1,"ordering_key":null}`, "", nil},
+		"AnEmptyOrderingKey":         {`{"tenant":"t","type":"a","payload":1,"ordering_key":""}`, webhook.CodeInvalid, []string{"/ordering_key: must not be empty"}},
+		"AnOrderingKeyThatIsANumber": {`{"tenant":"t","type":"a","payload":1,"ordering_key":7}`, webhook.CodeInvalid, []string{"/ordering_key: must be a string, not a number"}},
+		"APayloadGivenTwice":         {`{"tenant":"t","type":"a","payload":1,"payload":1}`, webhook.CodeMalformed, []string{"/payload: is given more than once"}},
+		"ANULInATenant":              {`{"tenant":"\u0000","type":"a","payload":1}`, webhook.CodeInvalid, []string{"/tenant: must not contain control characters"}},
+		"ANULInMetadata":             {`{"tenant":"t","type":"a","payload":1,"metadata":{"a":"\u0000"}}`, webhook.CodeInvalid, []string{"/metadata/a: must not contain control characters"}},
+		"AnOptionalFieldAsNull":      {`{"tenant":"t","webhook_id":null,"type":"a","payload":null,"timestamp":null,"metadata":null}`, "", nil},
+		"ARequiredFieldAsNull":       {`{"tenant":"t","type":null,"payload":1}`, webhook.CodeInvalid, []string{"/type: is required"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

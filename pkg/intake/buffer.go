@@ -62,6 +62,7 @@ func newPending(item Item) *pending {
 				ContentType: item.ContentType,
 				OccurredAt:  item.OccurredAt,
 				Metadata:    item.Metadata,
+				OrderingKey: item.OrderingKey,
 				WebhookIDs:  item.WebhookIDs,
 			},
 			Key:     item.Key,
@@ -70,7 +71,7 @@ func newPending(item Item) *pending {
 		at:   time.Now(),
 		done: make(chan struct{}),
 	}
-	size := overhead + len(item.Payload) + len(item.Tenant) + len(item.Type) + len(item.ContentType) + 16*len(item.WebhookIDs)
+	size := overhead + len(item.Payload) + len(item.Tenant) + len(item.Type) + len(item.ContentType) + len(item.OrderingKey) + 16*len(item.WebhookIDs)
 	for key, value := range item.Metadata {
 		size += len(key) + len(value)
 	}

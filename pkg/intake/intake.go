@@ -83,6 +83,7 @@ type Item struct {
 	ContentType string // empty: JSON
 	OccurredAt  *time.Time
 	Metadata    map[string]string
+	OrderingKey string       // empty: none
 	WebhookIDs  []webhook.ID // may be empty
 	// Dropped are those of WebhookIDs that do not get the event: that is recorded
 	// in the same transaction.

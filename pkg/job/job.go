@@ -24,6 +24,8 @@ const MaxAttempts = 10_000
 type Delivery struct {
 	EventID   webhook.ID `json:"event_id"`
 	WebhookID webhook.ID `json:"webhook_id"`
+	// OrderingKey is the event's; empty: it has none.
+	OrderingKey string `json:"ordering_key,omitempty"`
 
 	// RetryAt hands the worker's decision to River's NextRetry. It lives in
 	// memory only, for the length of one attempt.

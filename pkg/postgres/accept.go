@@ -58,7 +58,8 @@ func (e *NewEvent) dropped() map[webhook.ID]bool {
 // fairqueue.
 type JobInsert struct {
 	// SQL is the statement part that inserts the jobs, given the numbers of two
-	// uuid[] parameters of equal length, for use below a CTE named accepted(id).
+	// uuid[] parameters of equal length, for use below a CTE named accepted(id,
+	// ordering_key).
 	SQL func(eventIDs, webhookIDs int) string
 	// Channel is where dispatchers listen, and Notifications what to tell them
 	// about new deliveries for these webhooks.
@@ -87,13 +88,14 @@ func NewAcceptor(jobs JobInsert) *Acceptor {
 			WHERE k.created_at < now() - interval '` + strconv.Itoa(int(IdempotencyLife/time.Second)) + ` seconds'
 			RETURNING k.event_id
 		), accepted AS (
-			INSERT INTO fairhook.events (id, tenant, type, payload, content_type, occurred_at, metadata, webhook_ids)
-			SELECT e.id, e.tenant, e.type, e.payload, e.content_type, e.occurred_at, e.metadata::jsonb, e.webhook_ids::uuid[]
-			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::boolean[])
-				AS e (id, tenant, type, payload, content_type, occurred_at, metadata, webhook_ids, keyed)
+			INSERT INTO fairhook.events (id, tenant, type, payload, content_type, occurred_at, metadata, webhook_ids, ordering_key)
+			SELECT e.id, e.tenant, e.type, e.payload, e.content_type, e.occurred_at, e.metadata::jsonb, e.webhook_ids::uuid[], e.ordering_key
+			FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::boolean[],
+				$16::text[])
+				AS e (id, tenant, type, payload, content_type, occurred_at, metadata, webhook_ids, keyed, ordering_key)
 			WHERE NOT e.keyed OR e.id IN (SELECT event_id FROM claimed)
 			ON CONFLICT DO NOTHING
-			RETURNING id
+			RETURNING id, ordering_key
 		), jobs AS (
 			` + jobs.SQL(14, 15) + `
 		)`
@@ -104,7 +106,7 @@ func NewAcceptor(jobs JobInsert) *Acceptor {
 		sqlDropping: accept + `, dropped AS (
 			INSERT INTO fairhook.attempts (event_id, id, webhook_id, tenant, started_at, number, reason, status, instance)
 			SELECT d.event_id, d.id, d.webhook_id, d.tenant, now(), 0, d.reason, '` + string(webhook.StatusDropped) + `', '` + string(webhook.RoleIngest) + `'
-			FROM unnest($16::uuid[], $17::uuid[], $18::uuid[], $19::text[], $20::text[]) AS d (event_id, id, webhook_id, tenant, reason)
+			FROM unnest($17::uuid[], $18::uuid[], $19::uuid[], $20::text[], $21::text[]) AS d (event_id, id, webhook_id, tenant, reason)
 			WHERE d.event_id IN (SELECT id FROM accepted)
 		)
 		SELECT id FROM accepted`,
@@ -137,7 +139,7 @@ func (a *Acceptor) Accept(ctx context.Context, q Querier, events []*NewEvent, ke
 	args := []any{
 		p.ids, p.tenants, p.types, p.payloads, p.contentTypes, p.occurredAt, p.metadata, p.webhookIDs, p.keyed,
 		claims.tenants, claims.keys, claims.eventIDs, claims.fingerprints,
-		p.deliveryEvents, p.deliveryWebhooks,
+		p.deliveryEvents, p.deliveryWebhooks, p.orderingKeys,
 	}
 	sql := a.sql
 	if d := &p.dropped; len(d.ids) > 0 {
@@ -201,6 +203,7 @@ type acceptParams struct {
 	metadata     []*string
 	webhookIDs   []string // as array literals: unnest flattens arrays of arrays
 	keyed        []bool
+	orderingKeys []*string
 	claims       []*NewEvent
 
 	deliveryEvents, deliveryWebhooks []webhook.ID
@@ -239,11 +242,15 @@ func newAcceptParams(events []*NewEvent) *acceptParams {
 		metadata:         make([]*string, 0, n),
 		webhookIDs:       make([]string, 0, n),
 		keyed:            make([]bool, 0, n),
+		orderingKeys:     make([]*string, n),
 		deliveryEvents:   make([]webhook.ID, 0, deliveries),
 		deliveryWebhooks: make([]webhook.ID, 0, deliveries),
 	}
-	for _, e := range events {
+	for i, e := range events {
 		p.ids = append(p.ids, e.ID)
+		if e.OrderingKey != "" {
+			p.orderingKeys[i] = &e.OrderingKey
+		}
 		p.tenants = append(p.tenants, e.Tenant)
 		p.types = append(p.types, e.Type)
 		payload := e.Payload

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
@@ -55,6 +56,29 @@ func RecordAttempts(ctx context.Context, q Querier, attempts []webhook.Attempt, 
 		return fmt.Errorf("record %d attempts: %w", len(attempts), err)
 	}
 	return nil
+}
+
+// Statement is one that another package has a transaction of this one run.
+type Statement struct {
+	SQL  string
+	Args []any
+	Rows func(pgx.Rows) error // reads what it returns; nil: nothing
+}
+
+// queueStatements adds statements to a batch. changed, as long as they are many, is told
+// which changed a row.
+func queueStatements(batch *pgx.Batch, statements []Statement, changed []bool) {
+	for i, s := range statements {
+		queued := batch.Queue(s.SQL, s.Args...)
+		if s.Rows != nil {
+			queued.Query(s.Rows)
+			continue
+		}
+		queued.Exec(func(tag pgconn.CommandTag) error {
+			changed[i] = tag.RowsAffected() > 0
+			return nil
+		})
+	}
 }
 
 // queueAttempts adds the insert of attempts to a batch. count says whether to count

@@ -49,7 +49,7 @@ func LoadCatalogWebhook(ctx context.Context, q Querier, id webhook.ID, secrets b
 	).Scan(&w.ID, &w.Tenant, &w.URL, &w.Description, &w.EventTypes, &w.State, &w.DisabledReason, &w.Headers,
 		&w.TimeoutSeconds, &w.MaxInFlight, &w.RatePerSecond, &w.Burst, &w.Weight, &w.RetrySchedule, &w.MaxAgeSeconds,
 		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.Signatures, &w.SignatureTemplate, &w.AutoDisableAfterSeconds,
-		&w.CreatedAt, &w.UpdatedAt, &w.Sealed, &c.Sealed, &c.Kinds, &seconds)
+		&w.Ordering, &w.OrderingSkipAfter, &w.CreatedAt, &w.UpdatedAt, &w.Sealed, &c.Sealed, &c.Kinds, &seconds)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, NoWebhook(id.String())

@@ -22,9 +22,9 @@ func Event(ctx context.Context, q Querier, id webhook.ID) (*webhook.Event, error
 	e := &webhook.Event{ID: id}
 	var contentType *string
 	err := q.QueryRow(ctx, `
-		SELECT tenant, type, payload, content_type, occurred_at, metadata, webhook_ids
+		SELECT tenant, type, payload, content_type, occurred_at, metadata, webhook_ids, coalesce(ordering_key, '')
 		FROM fairhook.events WHERE id = $1`, id,
-	).Scan(&e.Tenant, &e.Type, &e.Payload, &contentType, &e.OccurredAt, &e.Metadata, &e.WebhookIDs)
+	).Scan(&e.Tenant, &e.Type, &e.Payload, &contentType, &e.OccurredAt, &e.Metadata, &e.WebhookIDs, &e.OrderingKey)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, NoEvent(id.String())

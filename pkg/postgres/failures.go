@@ -286,6 +286,8 @@ type Outcomes struct {
 	// CountExhausted has the deliveries that the attempts exhausted counted, for
 	// AnnounceExhausted.
 	CountExhausted bool
+	// Settle are statements about the jobs of the attempts, of the same transaction.
+	Settle []Statement
 }
 
 // Database runs SQL and begins transactions: a pool does, and a connection.
@@ -296,19 +298,23 @@ type Database interface {
 
 // Record is RecordAttempts, and also notes how webhooks fail, disables those that fail
 // for too long, and announces what is to be announced. It returns what happened,
-// whether or not somebody is there to be told.
-func (a *Announcer) Record(ctx context.Context, db Database, o Outcomes, policy webhook.FailurePolicy, now time.Time) (happened []webhook.OperationalEvent, err error) {
+// whether or not somebody is there to be told, and which of Settle changed a row.
+func (a *Announcer) Record(
+	ctx context.Context, db Database, o Outcomes, policy webhook.FailurePolicy, now time.Time,
+) (happened []webhook.OperationalEvent, changed []bool, err error) {
 	var batch pgx.Batch
+	changed = make([]bool, len(o.Settle))
 	queueAttempts(&batch, o.Attempts, o.CountExhausted, now)
 	if len(o.Disable)+len(o.Failures) == 0 {
 		queueGateChanges(&batch, o.Gates)
+		queueStatements(&batch, o.Settle, changed)
 		if batch.Len() == 0 {
-			return nil, nil
+			return nil, changed, nil
 		}
 		if err := db.SendBatch(ctx, &batch).Close(); err != nil {
-			return nil, fmt.Errorf("record %d attempts: %w", len(o.Attempts), err)
+			return nil, nil, fmt.Errorf("record %d attempts: %w", len(o.Attempts), err)
 		}
-		return nil, nil
+		return nil, changed, nil
 	}
 	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		happened = nil
@@ -317,6 +323,7 @@ func (a *Announcer) Record(ctx context.Context, db Database, o Outcomes, policy 
 			happened = append(happened, d)
 		})
 		queueGateChanges(&batch, o.Gates)
+		queueStatements(&batch, o.Settle, changed)
 		if batch.Len() > 0 {
 			if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 				return err
@@ -331,7 +338,7 @@ func (a *Announcer) Record(ctx context.Context, db Database, o Outcomes, policy 
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("record %d attempts: %w", len(o.Attempts), err)
+		return nil, nil, fmt.Errorf("record %d attempts: %w", len(o.Attempts), err)
 	}
-	return happened, nil
+	return happened, changed, nil
 }

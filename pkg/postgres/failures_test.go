@@ -62,7 +62,7 @@ func (b *failureBundle) record(after time.Duration, change postgres.FailureChang
 	b.t.Helper()
 	at := b.base.Add(after)
 	change.WebhookID = b.hook.ID
-	happened, err := b.announcer.Record(b.t.Context(), b.db, postgres.Outcomes{Failures: []postgres.FailureChange{change}}, b.policy, at)
+	happened, _, err := b.announcer.Record(b.t.Context(), b.db, postgres.Outcomes{Failures: []postgres.FailureChange{change}}, b.policy, at)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -323,7 +323,7 @@ func TestAFailingWebhook(t *testing.T) {
 		for i := range 12 {
 			all.Go(func() {
 				at := b.base.Add(hour + time.Duration(i)*time.Millisecond)
-				_, err := b.announcer.Record(t.Context(), b.db, postgres.Outcomes{Failures: []postgres.FailureChange{{
+				_, _, err := b.announcer.Record(t.Context(), b.db, postgres.Outcomes{Failures: []postgres.FailureChange{{
 					WebhookID: b.hook.ID, FirstFailedAt: at, LastFailedAt: at, Attempts: 1, Reason: webhook.ReasonTimeout,
 				}}}, b.policy, at)
 				if err != nil {
@@ -366,7 +366,7 @@ func TestAFailingWebhook(t *testing.T) {
 		b := setupFailures(t, "acme")
 		b.operator("webhook.disabled")
 		for range 2 { // as after an unknown commit
-			_, err := b.announcer.Record(t.Context(), b.db, postgres.Outcomes{
+			_, _, err := b.announcer.Record(t.Context(), b.db, postgres.Outcomes{
 				Disable: []postgres.Disabling{{WebhookID: b.hook.ID, Reason: "gone"}},
 			}, b.policy, time.Now())
 			if err != nil {
@@ -419,7 +419,7 @@ func TestFailuresDoNotDeadlock(t *testing.T) {
 				if side == 1 {
 					slices.Reverse(o.Failures)
 				}
-				if _, err := announcer.Record(t.Context(), db, o, policy, time.Now()); err != nil {
+				if _, _, err := announcer.Record(t.Context(), db, o, policy, time.Now()); err != nil {
 					t.Errorf("round %d: %v", round, err)
 				}
 			}
@@ -453,7 +453,7 @@ func TestExhaustedDeliveries(t *testing.T) {
 	record := func(b *failureBundle, attempts []webhook.Attempt) {
 		b.t.Helper()
 		o := postgres.Outcomes{Attempts: attempts, CountExhausted: true}
-		if _, err := b.announcer.Record(b.t.Context(), b.db, o, b.policy, b.base); err != nil {
+		if _, _, err := b.announcer.Record(b.t.Context(), b.db, o, b.policy, b.base); err != nil {
 			b.t.Fatal(err)
 		}
 	}

@@ -38,7 +38,14 @@ type WebhookLimit struct {
 	// until when; empty: nobody had lately.
 	Owner      string
 	OwnedUntil time.Time
+	Ordering   webhook.Ordering
+	// Arranged is the ordering that the lane's jobs are arranged for, or LaneChanging.
+	Arranged string
 }
+
+// LaneChanging is in WebhookLimit.Arranged from the moment a webhook's ordering was
+// changed until a dispatcher has seen to that.
+const LaneChanging = "changing"
 
 // Gate is a row of lane_gates: why a lane was shut, and until when.
 type Gate struct {
@@ -58,7 +65,8 @@ type Gate struct {
 func WebhookLimits(ctx context.Context, q Querier, ids []webhook.ID) ([]WebhookLimit, error) {
 	rows, err := q.Query(ctx, `
 		SELECT w.id, w.url, w.status, w.timeout_seconds, w.max_in_flight, w.rate_per_second, w.burst, w.weight,
-		       g.cause, g.until, g.in_a_row, g.closed_at, g.probe_until, o.owner, o.until, f.webhook_id IS NOT NULL
+		       g.cause, g.until, g.in_a_row, g.closed_at, g.probe_until, o.owner, o.until, f.webhook_id IS NOT NULL,
+		       w.ordering, coalesce(o.ordering, 'none')
 		FROM fairhook.webhooks w
 		LEFT JOIN fairhook.lane_gates g ON g.webhook_id = w.id
 		LEFT JOIN fairhook.lane_owners o ON o.webhook_id = w.id
@@ -77,7 +85,7 @@ func WebhookLimits(ctx context.Context, q Querier, ids []webhook.ID) ([]WebhookL
 			ownedUntil      *time.Time
 		)
 		err = row.Scan(&l.ID, &l.URL, &l.State, &l.TimeoutSeconds, &l.MaxInFlight, &l.RatePerSecond, &l.Burst, &l.Weight,
-			&cause, &until, &inARow, &closedAt, &probeUntil, &owner, &ownedUntil, &l.Unwell)
+			&cause, &until, &inARow, &closedAt, &probeUntil, &owner, &ownedUntil, &l.Unwell, &l.Ordering, &l.Arranged)
 		if err == nil && cause != nil {
 			l.Gate = &Gate{*cause, *until, *inARow, *closedAt, probeUntil}
 		}
@@ -136,19 +144,41 @@ func GiveUpProbes(ctx context.Context, q Querier, instance string, except []webh
 	return nil
 }
 
+// Lease is an instance's ownership of a lane.
+type Lease struct {
+	Until time.Time
+	// Epoch grows with each new owner.
+	Epoch int64
+	// Arranged is as in WebhookLimit.
+	Arranged string
+}
+
 // ClaimLanes makes an instance the owner of lanes for so long, of those that have no
-// other owner whose lease goes on. It returns when its leases end, and when those of
-// others do.
-func ClaimLanes(ctx context.Context, q Querier, instance string, ids []webhook.ID, lease time.Duration) (mine, others map[webhook.ID]time.Time, err error) {
+// other owner whose lease goes on. It returns its leases, and when those of others end.
+func ClaimLanes(ctx context.Context, q Querier, instance string, ids []webhook.ID, lease time.Duration) (mine map[webhook.ID]Lease, others map[webhook.ID]time.Time, err error) {
+	mine = map[webhook.ID]Lease{}
 	rows, err := q.Query(ctx, `
 		INSERT INTO fairhook.lane_owners AS o (webhook_id, owner, until)
 		SELECT id, $1, now() + $3::interval FROM unnest($2::uuid[]) AS a (id) ORDER BY id
 		ON CONFLICT (webhook_id) DO UPDATE
 		SET owner = excluded.owner, until = excluded.until, epoch = o.epoch + CASE o.owner WHEN $1 THEN 0 ELSE 1 END
 		WHERE o.owner = $1 OR o.until <= now()
-		RETURNING o.webhook_id, o.until`, instance, ids, lease)
-	if mine, err = collectEnds(rows, err, "claim %d lanes", len(ids)); err != nil || len(mine) == len(ids) {
-		return mine, nil, err
+		RETURNING o.webhook_id, o.until, o.epoch, o.ordering`, instance, ids, lease)
+	if err == nil {
+		var (
+			id webhook.ID
+			l  Lease
+		)
+		_, err = pgx.ForEachRow(rows, []any{&id, &l.Until, &l.Epoch, &l.Arranged}, func() error {
+			mine[id] = l
+			return nil
+		})
+	}
+	switch {
+	case err != nil:
+		return nil, nil, fmt.Errorf("claim %d lanes: %w", len(ids), err)
+	case len(mine) == len(ids):
+		return mine, nil, nil
 	}
 	rows, err = q.Query(ctx, `
 		SELECT webhook_id, until FROM fairhook.lane_owners WHERE webhook_id = ANY ($1) AND owner <> $2`, ids, instance)
@@ -187,9 +217,20 @@ func ShareLanes(ctx context.Context, q Querier, instance string, ids []webhook.I
 	return nil
 }
 
-// GiveUpLanes ends all leases of an instance; others hear of it.
+// GiveUpLanes ends all leases of an instance; others hear of it. What a lane is arranged
+// for is kept.
 func GiveUpLanes(ctx context.Context, q Querier, instance string) error {
-	if _, err := q.Exec(ctx, `DELETE FROM fairhook.lane_owners WHERE owner = $1`, instance); err != nil {
+	var batch pgx.Batch
+	batch.Queue(`DELETE FROM fairhook.lane_owners WHERE owner = $1 AND ordering = 'none'`, instance)
+	batch.Queue(`
+		WITH mine AS (
+			UPDATE fairhook.lane_owners SET until = now()
+			WHERE webhook_id IN (
+				SELECT webhook_id FROM fairhook.lane_owners WHERE owner = $1 AND until > now() ORDER BY webhook_id FOR UPDATE)
+			RETURNING webhook_id
+		)
+		SELECT pg_notify('fairhook.lanes', webhook_id::text) FROM mine`, instance)
+	if err := q.SendBatch(ctx, &batch).Close(); err != nil {
 		return fmt.Errorf("give up the lanes of %s: %w", instance, err)
 	}
 	return nil

@@ -398,7 +398,6 @@ func TestDown(t *testing.T) {
 	t.Run("MindsOnlyTheTablesThatItsStepsDrop", func(t *testing.T) {
 		t.Parallel()
 		db := pgtest.New(t)
-		newEvent(t, db.Pool)
 		insertDelivery(t, db.Pool)
 		if _, err := openMigrator(t, db.URL).Down(t.Context(), postgres.DownOptions{To: new(2)}); err != nil {
 			t.Error(err)

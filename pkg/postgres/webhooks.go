@@ -13,7 +13,8 @@ import (
 
 const webhookColumns = `id, tenant, url, description, event_types, status, disabled_reason, headers,
 	timeout_seconds, max_in_flight, rate_per_second, burst, weight, retry_schedule_seconds, max_age_seconds,
-	accept_per_second, max_backlog, allowed_cidrs, signatures, signature_template, auto_disable_after_seconds, created_at, updated_at,
+	accept_per_second, max_backlog, allowed_cidrs, signatures, signature_template, auto_disable_after_seconds,
+	ordering, ordering_skip_after, created_at, updated_at,
 	(SELECT sealed FROM fairhook.webhook_credentials WHERE webhook_id = webhooks.id)`
 
 // scanWebhook reads webhookColumns.
@@ -22,7 +23,7 @@ func scanWebhook(row pgx.CollectableRow) (*webhook.Webhook, error) {
 	err := row.Scan(&w.ID, &w.Tenant, &w.URL, &w.Description, &w.EventTypes, &w.State, &w.DisabledReason, &w.Headers,
 		&w.TimeoutSeconds, &w.MaxInFlight, &w.RatePerSecond, &w.Burst, &w.Weight, &w.RetrySchedule, &w.MaxAgeSeconds,
 		&w.AcceptPerSecond, &w.MaxBacklog, &w.AllowedCIDRs, &w.Signatures, &w.SignatureTemplate, &w.AutoDisableAfterSeconds,
-		&w.CreatedAt, &w.UpdatedAt, &w.Sealed)
+		&w.Ordering, &w.OrderingSkipAfter, &w.CreatedAt, &w.UpdatedAt, &w.Sealed)
 	w.CreatedAt, w.UpdatedAt = w.CreatedAt.UTC(), w.UpdatedAt.UTC()
 	return w, err
 }
@@ -50,13 +51,14 @@ func InsertWebhook(ctx context.Context, q Querier, w *webhook.Webhook) error {
 		INSERT INTO fairhook.webhooks (id, tenant, url, description, event_types, status, headers,
 			timeout_seconds, max_in_flight, retry_schedule_seconds, max_age_seconds,
 			accept_per_second, max_backlog, allowed_cidrs, rate_per_second, burst, weight, signatures, signature_template,
-			auto_disable_after_seconds)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, coalesce($18::text[], '{standard}'), $19, $20)
+			auto_disable_after_seconds, ordering, ordering_skip_after)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, coalesce($18::text[], '{standard}'), $19, $20,
+			coalesce(nullif($21, ''), 'none'), $22)
 		RETURNING signatures, created_at, updated_at`,
 		w.ID, w.Tenant, w.URL, w.Description, w.EventTypes, w.State, openHeaders(w),
 		w.TimeoutSeconds, w.MaxInFlight, w.RetrySchedule, w.MaxAgeSeconds,
 		w.AcceptPerSecond, w.MaxBacklog, w.AllowedCIDRs, w.RatePerSecond, w.Burst, w.Weight, w.Signatures, w.SignatureTemplate,
-		w.AutoDisableAfterSeconds,
+		w.AutoDisableAfterSeconds, w.Ordering, w.OrderingSkipAfter,
 	).Scan(&w.Signatures, &w.CreatedAt, &w.UpdatedAt)
 	if err != nil {
 		return fmt.Errorf("insert webhook %s: %w", w.ID, err)
@@ -139,13 +141,13 @@ func UpdateWebhook(ctx context.Context, tx pgx.Tx, w *webhook.Webhook) error {
 		    timeout_seconds = $8, max_in_flight = $9, retry_schedule_seconds = $10, max_age_seconds = $11,
 		    accept_per_second = $12, max_backlog = $13, allowed_cidrs = $14,
 		    rate_per_second = $15, burst = $16, weight = $17, signatures = $18, signature_template = $19,
-		    auto_disable_after_seconds = $20, updated_at = now()
+		    auto_disable_after_seconds = $20, ordering = coalesce(nullif($21, ''), 'none'), ordering_skip_after = $22, updated_at = now()
 		WHERE id = $1
 		RETURNING updated_at`,
 		w.ID, w.URL, w.Description, w.EventTypes, w.State, w.DisabledReason, openHeaders(w),
 		w.TimeoutSeconds, w.MaxInFlight, w.RetrySchedule, w.MaxAgeSeconds,
 		w.AcceptPerSecond, w.MaxBacklog, w.AllowedCIDRs, w.RatePerSecond, w.Burst, w.Weight, w.Signatures, w.SignatureTemplate,
-		w.AutoDisableAfterSeconds,
+		w.AutoDisableAfterSeconds, w.Ordering, w.OrderingSkipAfter,
 	).Scan(&w.UpdatedAt)
 	if err != nil {
 		return fmt.Errorf("update webhook %s: %w", w.ID, err)

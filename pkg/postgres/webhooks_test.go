@@ -30,11 +30,11 @@ func insertWebhook(t *testing.T, q postgres.Querier, tenant string) *webhook.Web
 		MaxInFlight:    4,
 		RetrySchedule:  []int{},
 		MaxAgeSeconds:  5,
-		MaxBacklog:     6,
-		RatePerSecond:  new(7.5),
-		Burst:          new(8),
-		Weight:         9,
-		AllowedCIDRs:   []string{"192.0.2.0/24"},
+		MaxBacklog:     6, Ordering: webhook.OrderingKey, OrderingSkipAfter: new(7),
+		RatePerSecond: new(7.5),
+		Burst:         new(8),
+		Weight:        9,
+		AllowedCIDRs:  []string{"192.0.2.0/24"},
 	}
 	if err := postgres.InsertWebhook(t.Context(), q, w); err != nil {
 		t.Fatal(err)

@@ -71,6 +71,7 @@ const (
 	ReasonCancelled      Reason = "cancelled"       // ended by hand
 	ReasonExpired        Reason = "expired"         // older than max_age_seconds
 	ReasonCrashed        Reason = "crashed"         // every attempt left ended with a dead dispatcher
+	ReasonSkipped        Reason = "skipped"         // ordered, and failed ordering_skip_after times
 	ReasonEventMissing   Reason = "event_missing"   // the payload is past its retention
 	ReasonAcceptLimited  Reason = "accept_limited"  // over accept_per_second when the event was accepted for others
 	ReasonBacklogFull    Reason = "backlog_full"    // max_backlog was reached when the event was accepted for others
@@ -84,7 +85,7 @@ func Reasons() []Reason {
 		ReasonDNS, ReasonConnect, ReasonTLS, ReasonTimeout, ReasonSlowBody, ReasonReset,
 		ReasonBadResponse, ReasonTooLarge, ReasonBlocked, ReasonBadURL, ReasonProxy,
 		ReasonAuthRejected, ReasonAuthUnavailable, ReasonInternalError,
-		ReasonWebhookDeleted, ReasonCancelled, ReasonExpired, ReasonCrashed, ReasonEventMissing,
+		ReasonWebhookDeleted, ReasonCancelled, ReasonExpired, ReasonCrashed, ReasonSkipped, ReasonEventMissing,
 		ReasonAcceptLimited, ReasonBacklogFull,
 	}
 }

@@ -29,6 +29,9 @@ type Event struct {
 	OccurredAt  *time.Time        // when it happened, where the producer said so
 	Metadata    map[string]string // the producer's own labels; never sent to receivers
 	WebhookIDs  []ID              // the targets chosen at acceptance
+	// OrderingKey is what the event is ordered by where a webhook is ordered by key;
+	// empty: nothing.
+	OrderingKey string
 }
 
 // ContentTypeJSON is the content type of an event submitted as JSON.
@@ -46,6 +49,7 @@ type EventView struct {
 	CreatedAt   time.Time         `json:"created_at"`
 	Timestamp   *time.Time        `json:"timestamp"`
 	Metadata    map[string]string `json:"metadata"`
+	OrderingKey *string           `json:"ordering_key"`
 	ContentType string            `json:"content_type"`
 	// Payload is the payload itself when it is JSON, byte for byte; null
 	// otherwise, and then PayloadBase64 has it.

@@ -58,6 +58,7 @@ const (
 	MaxBurst             = 1_000_000
 	MaxWeight            = 100
 	MaxAllowedCIDRs      = 100
+	MaxSkipAfter         = 1000
 )
 
 // Webhook is one subscriber's destination.
@@ -82,6 +83,12 @@ type Webhook struct {
 	// Weight is the webhook's part of the dispatchers' turns beside others that
 	// have a backlog too.
 	Weight int `json:"weight"`
+	// Ordering is what deliveries wait for each other, in the order in which their
+	// events were accepted; empty counts as OrderingNone. OrderingSkipAfter is after how
+	// many failed attempts that count one is given up, so that those behind it go on;
+	// nil: when it is too old.
+	Ordering          Ordering `json:"ordering"`
+	OrderingSkipAfter *int     `json:"ordering_skip_after"`
 	// RetrySchedule is the waits after each failed attempt, in seconds: n
 	// entries allow n+1 attempts.
 	RetrySchedule []int `json:"retry_schedule_seconds"`
@@ -191,6 +198,7 @@ func (w *Webhook) Check() []FieldError {
 		}
 	}
 	within("/weight", w.Weight, 1, MaxWeight)
+	w.checkOrdering(fault, within)
 	if len(w.RetrySchedule) > MaxRetries {
 		fault("/retry_schedule_seconds", fmt.Sprintf("must have at most %d entries", MaxRetries))
 	}

@@ -15,7 +15,7 @@ func valid() *Webhook {
 		Tenant: "acme", URL: "https://example.com/", EventTypes: []string{"*"}, State: StateActive,
 		TimeoutSeconds: DefaultTimeoutSeconds, MaxInFlight: DefaultMaxInFlight,
 		RetrySchedule: DefaultRetrySchedule(), MaxAgeSeconds: DefaultMaxAgeSeconds, MaxBacklog: DefaultMaxBacklog, Weight: DefaultWeight,
-		Signatures: []Scheme{SchemeStandard},
+		Signatures: []Scheme{SchemeStandard}, Ordering: OrderingNone,
 	}
 }
 

@@ -13,7 +13,7 @@ const (
 	accepted = `{"id":"` + id + `","tenant":"acme","type":"a","created_at":"2026-01-31T12:00:00Z","deliveries":[{"webhook_id":"` + id + `","status":"pending"}]}`
 	hook     = `{"id":"` + id + `","tenant":"acme","url":"https://example.com","description":"","event_types":["*"],"status":"active",
 		"disabled_reason":null,"headers":{"a":"***"},"timeout_seconds":20,"max_in_flight":50,"rate_per_second":null,"burst":null,"weight":1,"retry_schedule_seconds":[5],"max_age_seconds":1,
-		"accept_per_second":0.5,"max_backlog":1,"allowed_cidrs":[],"signatures":["standard"],"signature_template":null,"auth":null,"tls":null,"auto_disable_after_seconds":null,"created_at":"2026-01-31T12:00:00Z","updated_at":"2026-01-31T12:00:00.5Z"}`
+		"accept_per_second":0.5,"max_backlog":1,"allowed_cidrs":[],"signatures":["standard"],"signature_template":null,"auth":null,"tls":null,"auto_disable_after_seconds":null,"ordering":"none","ordering_skip_after":null,"created_at":"2026-01-31T12:00:00Z","updated_at":"2026-01-31T12:00:00.5Z"}`
 	missing   = `{"type":"https://fairhook.dev/problems/not-found","title":"x","status":404,"request_id":"r"}`
 	submitted = `{"tenant":"acme","type":"a","payload":1}`
 )
