@@ -1,0 +1,215 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/fairhook/fairhook/pkg/webhook"
+)
+
+// WalkLimit is how many rows of an index one page of a list reads at most, whatever
+// the filter leaves of them. A page that ends there is shorter than asked for, and the
+// next one goes on from there.
+const WalkLimit = 10_000
+
+// EventsFilter says which events to list.
+type EventsFilter struct {
+	Tenant *string // nil: all
+	// WebhookID is for events with a delivery to this webhook; nil: all.
+	WebhookID *webhook.ID
+	// Status is for events with a delivery that ended so, to WebhookID if that is
+	// given; empty: any. Only final statuses can be asked for. Each end that is on
+	// record counts, also of a delivery that was sent again afterwards.
+	Status        webhook.Status
+	Type          string            // empty: any
+	Metadata      map[string]string // pairs that all must be there
+	After, Before time.Time         // of acceptance, from After on and before Before; zero: any
+	// OlderThan is the id to go on from; zero: the newest.
+	OlderThan webhook.ID
+	Limit     int
+	// LiveSQL is a condition, true where a delivery of the event with this id to the
+	// webhook with this parameter has not ended; the job table belongs to package
+	// fairqueue. Needed with WebhookID and without Status.
+	LiveSQL func(event string, webhookParameter int) string
+}
+
+// walk is a list as SQL: rows of an index in its order, at most WalkLimit of them, of
+// which a condition leaves some.
+type walk struct {
+	// ids selects the id of each row that is walked, in order, and from what the page
+	// is selected: both with the bound in them.
+	ids, from string
+	where     []string
+	args      []any
+}
+
+// arg adds an argument, and returns its number.
+func (w *walk) arg(value any) int {
+	w.args = append(w.args, value)
+	return len(w.args)
+}
+
+func (w *walk) filter(condition string, value any) {
+	w.where = append(w.where, fmt.Sprintf(condition, w.arg(value)))
+}
+
+// newWalk chooses the index for a filter. What is not asked for is not in the
+// statement, so that each filter has the plan of its index.
+func newWalk(f EventsFilter) *walk {
+	w := &walk{}
+	ended := slices.Contains(webhook.EndedStatuses(), f.Status)
+	table, id := "fairhook.events", "id"
+	if ended || f.WebhookID != nil && f.Status == webhook.StatusDelivered {
+		table, id = "fairhook.attempts", "event_id"
+	}
+	var within []string
+	bound := func(condition string, value any) { within = append(within, fmt.Sprintf(condition, w.arg(value))) }
+	if ended {
+		within = append(within, fmt.Sprintf("status = '%s'", f.Status)) // written out: the indexes are partial
+	}
+	byWebhook := table == "fairhook.attempts" && f.WebhookID != nil
+	switch {
+	case byWebhook:
+		bound("webhook_id = $%d", *f.WebhookID)
+		if f.Tenant != nil {
+			w.filter("e.tenant = $%d", *f.Tenant)
+		}
+	case f.Tenant != nil:
+		bound("tenant = $%d", *f.Tenant)
+	}
+	if !f.After.IsZero() {
+		bound(id+" >= fairhook.uuid_floor($%d)", f.After)
+	}
+	if !f.Before.IsZero() {
+		bound(id+" < fairhook.uuid_floor($%d)", f.Before)
+	}
+	if !f.OlderThan.IsZero() {
+		bound(id+" < $%d", f.OlderThan)
+	}
+	rows := fmt.Sprintf("FROM %s WHERE %s ORDER BY %s DESC LIMIT %d",
+		table, strings.Join(append(within, "true"), " AND "), id, WalkLimit)
+	w.ids = fmt.Sprintf("SELECT %s AS id %s", id, rows)
+
+	switch {
+	case ended:
+		// A delivery that was sent again has several ends, and an event many deliveries.
+		w.from = "(SELECT DISTINCT id FROM (" + w.ids + ") ends ORDER BY id DESC) c JOIN fairhook.events e ON e.id = c.id"
+	case byWebhook:
+		w.from = fmt.Sprintf("(SELECT DISTINCT id FROM (SELECT event_id AS id, status %s) attempts WHERE status = '%s' ORDER BY id DESC) c"+
+			" JOIN fairhook.events e ON e.id = c.id", rows, f.Status)
+	default:
+		w.from = "(SELECT * " + rows + ") e"
+		if f.Status != "" {
+			w.filter("EXISTS (SELECT FROM fairhook.attempts a WHERE a.event_id = e.id AND a.status = $%d)", f.Status)
+		}
+		if f.WebhookID != nil {
+			n := w.arg(*f.WebhookID)
+			// Chosen when the event was accepted, or added later.
+			w.where = append(w.where, fmt.Sprintf(`(e.webhook_ids @> ARRAY[$%d::uuid]
+				OR EXISTS (SELECT FROM fairhook.attempts a WHERE a.webhook_id = $%[1]d AND a.event_id = e.id) OR %s)`, n, f.LiveSQL("e.id", n)))
+		}
+	}
+	if f.Type != "" {
+		w.filter("e.type = $%d", f.Type)
+	}
+	if len(f.Metadata) > 0 {
+		w.filter("e.metadata @> $%d::jsonb", f.Metadata)
+	}
+	return w
+}
+
+const eventSummaryColumns = `e.id, e.tenant, e.type, e.occurred_at, e.metadata, e.content_type,
+	octet_length(e.payload), cardinality(e.webhook_ids)`
+
+func scanEventSummary(row pgx.CollectableRow) (webhook.EventSummary, error) {
+	var (
+		e           webhook.EventSummary
+		contentType *string
+	)
+	err := row.Scan(&e.ID, &e.Tenant, &e.Type, &e.Timestamp, &e.Metadata, &contentType, &e.PayloadBytes, &e.DeliveryCount)
+	e.CreatedAt, e.Timestamp = e.ID.Time(), utc(e.Timestamp)
+	e.ContentType = webhook.ContentTypeJSON
+	if contentType != nil {
+		e.ContentType = *contentType
+	}
+	if e.Metadata == nil {
+		e.Metadata = map[string]string{}
+	}
+	return e, err
+}
+
+// Events lists events, the newest first, and says from where on the list goes on; the
+// zero id: it does not. It reads at most WalkLimit rows of an index, and what it finds
+// by them, so it may return fewer than asked for, or none, of a list that goes on.
+//
+// tx must be a transaction, and end soon: the planner has less choice in the rest of it.
+func Events(ctx context.Context, tx Querier, f EventsFilter) (events []webhook.EventSummary, next webhook.ID, err error) {
+	if f.Status != "" && !f.Status.Terminal() {
+		return nil, next, fmt.Errorf("list events: %q is no final status", f.Status)
+	}
+	if _, err := tx.Exec(ctx, inIndexOrder+`; SET LOCAL enable_hashagg = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off`); err != nil {
+		return nil, next, fmt.Errorf("list events: %w", err)
+	}
+	w := newWalk(f)
+	limit := w.arg(f.Limit + 1)
+	rows, err := tx.Query(ctx, fmt.Sprintf(`SELECT %s FROM %s WHERE %s ORDER BY e.id DESC LIMIT $%d`,
+		eventSummaryColumns, w.from, strings.Join(append(w.where, "true"), " AND "), limit), w.args...)
+	if err != nil {
+		return nil, next, fmt.Errorf("list events: %w", err)
+	}
+	if events, err = pgx.CollectRows(rows, scanEventSummary); err != nil {
+		return nil, next, fmt.Errorf("list events: %w", err)
+	}
+	if len(events) > f.Limit {
+		events = events[:f.Limit]
+		return events, events[f.Limit-1].ID, nil
+	}
+	next, err = walkedTo(ctx, tx, f)
+	return events, next, err
+}
+
+// walkedTo is where a walk was ended by its bound; the zero id: it was not.
+func walkedTo(ctx context.Context, tx Querier, f EventsFilter) (last webhook.ID, err error) {
+	// Only what bounds the walk: a parameter that no condition uses has no type.
+	w := newWalk(EventsFilter{
+		Tenant: f.Tenant, WebhookID: f.WebhookID, Status: f.Status, After: f.After, Before: f.Before, OlderThan: f.OlderThan, LiveSQL: f.LiveSQL,
+	})
+	rows, err := tx.Query(ctx, w.ids+fmt.Sprintf(" OFFSET %d", WalkLimit-1), w.args...)
+	if err != nil {
+		return last, fmt.Errorf("find the end of a page of events: %w", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[webhook.ID])
+	if err != nil {
+		return last, fmt.Errorf("find the end of a page of events: %w", err)
+	}
+	if len(ids) > 0 {
+		last = ids[0]
+	}
+	return last, nil
+}
+
+// EventSummaries reads events by their ids, in no order. Those that do not exist are
+// missing from the answer.
+func EventSummaries(ctx context.Context, q Querier, ids []webhook.ID) (map[webhook.ID]webhook.EventSummary, error) {
+	events := make(map[webhook.ID]webhook.EventSummary, len(ids))
+	if len(ids) == 0 {
+		return events, nil
+	}
+	rows, err := q.Query(ctx, `SELECT `+eventSummaryColumns+` FROM fairhook.events e WHERE e.id = ANY ($1)`, ids)
+	if err != nil {
+		return nil, fmt.Errorf("read %d events: %w", len(ids), err)
+	}
+	list, err := pgx.CollectRows(rows, scanEventSummary)
+	if err != nil {
+		return nil, fmt.Errorf("read %d events: %w", len(ids), err)
+	}
+	for _, e := range list {
+		events[e.ID] = e
+	}
+	return events, nil
+}
