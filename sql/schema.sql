@@ -629,9 +629,13 @@ CREATE TABLE fairhook.attempts (
     uses_step boolean NOT NULL DEFAULT true,
     CONSTRAINT attempts_pkey PRIMARY KEY (event_id, id)
 ) PARTITION BY RANGE (event_id);
+CREATE INDEX attempts_ended_event_idx ON ONLY fairhook.attempts USING btree (status, event_id) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
+CREATE INDEX attempts_ended_event_tenant_idx ON ONLY fairhook.attempts USING btree (tenant, status, event_id) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
+CREATE INDEX attempts_ended_event_webhook_idx ON ONLY fairhook.attempts USING btree (webhook_id, status, event_id) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
 CREATE INDEX attempts_ended_idx ON ONLY fairhook.attempts USING btree (status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
 CREATE INDEX attempts_ended_tenant_idx ON ONLY fairhook.attempts USING btree (tenant, status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
 CREATE INDEX attempts_ended_webhook_idx ON ONLY fairhook.attempts USING btree (webhook_id, status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
+CREATE INDEX attempts_webhook_idx ON ONLY fairhook.attempts USING btree (webhook_id, event_id);
 
 CREATE TABLE fairhook.deleted_webhooks (
     id uuid NOT NULL,
@@ -662,6 +666,7 @@ CREATE TABLE fairhook.events (
     webhook_ids uuid[] NOT NULL,
     CONSTRAINT events_pkey PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
+CREATE INDEX events_tenant_idx ON ONLY fairhook.events USING btree (tenant, id);
 
 CREATE TABLE fairhook.idempotency_keys (
     tenant text NOT NULL,

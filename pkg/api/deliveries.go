@@ -49,27 +49,39 @@ func endedFilter(query url.Values) (postgres.EndedFilter, error) {
 	if !slices.Contains(webhook.EndedStatuses(), filter.Status) {
 		fault("status", "must be exhausted, cancelled or dropped: deliveries that succeeded, or go on, are listed with their event")
 	}
-	if text := query.Get("webhook_id"); text != "" {
-		id, err := webhook.ParseID(text)
-		if err != nil {
-			fault("webhook_id", "must be a webhook's id")
-		}
-		filter.WebhookID = &id
-	}
-	moment := func(name string) (at time.Time) {
-		text := query.Get(name)
-		if text == "" {
-			return at
-		}
-		at, err := time.Parse(time.RFC3339, text)
-		if err != nil || at.Year() < 1970 {
-			fault(name, "must be a time as RFC 3339 writes it, such as 2026-01-02T15:04:05Z")
-		}
-		return at
-	}
-	filter.After, filter.Before = moment("after"), moment("before")
+	filter.WebhookID = webhookParameter(query, fault)
+	filter.After, filter.Before = momentParameter(query, "after", fault), momentParameter(query, "before", fault)
 	if len(faults) > 0 {
 		return postgres.EndedFilter{}, badQuery(faults...)
 	}
 	return filter, nil
+}
+
+// momentParameter reads a parameter that is a time; zero: it is not given, or wrong,
+// which fault is told.
+func momentParameter(query url.Values, name string, fault func(name, detail string)) (at time.Time) {
+	text := query.Get(name)
+	if text == "" {
+		return at
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil || at.Year() < 1970 {
+		fault(name, "must be a time as RFC 3339 writes it, such as 2026-01-02T15:04:05Z")
+	}
+	return at
+}
+
+// webhookParameter reads the parameter webhook_id; nil: it is not given, or wrong,
+// which fault is told.
+func webhookParameter(query url.Values, fault func(name, detail string)) *webhook.ID {
+	text := query.Get("webhook_id")
+	if text == "" {
+		return nil
+	}
+	id, err := webhook.ParseID(text)
+	if err != nil {
+		fault("webhook_id", "must be a webhook's id")
+		return nil
+	}
+	return &id
 }

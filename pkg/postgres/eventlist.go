@@ -32,20 +32,31 @@ type EventsFilter struct {
 	// OlderThan is the id to go on from; zero: the newest.
 	OlderThan webhook.ID
 	Limit     int
+	// Walk is how many rows of an index to read at most; 0: WalkLimit.
+	Walk int
 	// LiveSQL is a condition, true where a delivery of the event with this id to the
 	// webhook with this parameter has not ended; the job table belongs to package
 	// fairqueue. Needed with WebhookID and without Status.
 	LiveSQL func(event string, webhookParameter int) string
 }
 
-// walk is a list as SQL: rows of an index in its order, at most WalkLimit of them, of
+func (f *EventsFilter) walk() int {
+	if f.Walk == 0 {
+		return WalkLimit
+	}
+	return f.Walk
+}
+
+// walk is a list as SQL: rows of an index in its order, so many of them at most, of
 // which a condition leaves some.
 type walk struct {
 	// ids selects the id of each row that is walked, in order, and from what the page
 	// is selected: both with the bound in them.
 	ids, from string
 	where     []string
-	args      []any
+	// args are the arguments; the first bounds of them are those of ids.
+	args   []any
+	bounds int
 }
 
 // arg adds an argument, and returns its number.
@@ -76,9 +87,6 @@ func newWalk(f EventsFilter) *walk {
 	switch {
 	case byWebhook:
 		bound("webhook_id = $%d", *f.WebhookID)
-		if f.Tenant != nil {
-			w.filter("e.tenant = $%d", *f.Tenant)
-		}
 	case f.Tenant != nil:
 		bound("tenant = $%d", *f.Tenant)
 	}
@@ -92,9 +100,12 @@ func newWalk(f EventsFilter) *walk {
 		bound(id+" < $%d", f.OlderThan)
 	}
 	rows := fmt.Sprintf("FROM %s WHERE %s ORDER BY %s DESC LIMIT %d",
-		table, strings.Join(append(within, "true"), " AND "), id, WalkLimit)
-	w.ids = fmt.Sprintf("SELECT %s AS id %s", id, rows)
+		table, strings.Join(append(within, "true"), " AND "), id, f.walk())
+	w.ids, w.bounds = fmt.Sprintf("SELECT %s AS id %s", id, rows), len(w.args)
 
+	if byWebhook && f.Tenant != nil {
+		w.filter("e.tenant = $%d", *f.Tenant)
+	}
 	switch {
 	case ended:
 		// A delivery that was sent again has several ends, and an event many deliveries.
@@ -169,17 +180,13 @@ func Events(ctx context.Context, tx Querier, f EventsFilter) (events []webhook.E
 		events = events[:f.Limit]
 		return events, events[f.Limit-1].ID, nil
 	}
-	next, err = walkedTo(ctx, tx, f)
+	next, err = w.end(ctx, tx, f.walk())
 	return events, next, err
 }
 
-// walkedTo is where a walk was ended by its bound; the zero id: it was not.
-func walkedTo(ctx context.Context, tx Querier, f EventsFilter) (last webhook.ID, err error) {
-	// Only what bounds the walk: a parameter that no condition uses has no type.
-	w := newWalk(EventsFilter{
-		Tenant: f.Tenant, WebhookID: f.WebhookID, Status: f.Status, After: f.After, Before: f.Before, OlderThan: f.OlderThan, LiveSQL: f.LiveSQL,
-	})
-	rows, err := tx.Query(ctx, w.ids+fmt.Sprintf(" OFFSET %d", WalkLimit-1), w.args...)
+// end is where a walk was ended by its bound; the zero id: it was not.
+func (w *walk) end(ctx context.Context, tx Querier, bound int) (last webhook.ID, err error) {
+	rows, err := tx.Query(ctx, w.ids+fmt.Sprintf(" OFFSET %d", bound-1), w.args[:w.bounds]...)
 	if err != nil {
 		return last, fmt.Errorf("find the end of a page of events: %w", err)
 	}
