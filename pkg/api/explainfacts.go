@@ -69,6 +69,9 @@ func (a *API) explainEvent(c echo.Context) error {
 
 // readExplanation explains an event's deliveries, or that to one webhook.
 func readExplanation(ctx context.Context, tx pgx.Tx, id webhook.ID, only *webhook.ID) (*webhook.Explanation, error) {
+	if err := postgres.ReadByIndex(ctx, tx); err != nil {
+		return nil, err
+	}
 	event, all, err := readEvent(ctx, tx, id)
 	if err != nil {
 		return nil, err

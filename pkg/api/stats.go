@@ -27,6 +27,9 @@ func (a *API) laneStats(c echo.Context) error {
 	var stats webhook.LaneStats
 	ctx := c.Request().Context()
 	err = a.inSnapshot(ctx, func(tx pgx.Tx) error {
+		if err := postgres.ReadByIndex(ctx, tx); err != nil {
+			return err
+		}
 		w, err := postgres.Webhook(ctx, tx, id)
 		if err != nil {
 			return err

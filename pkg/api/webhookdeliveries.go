@@ -101,6 +101,9 @@ func (a *API) listLane(c echo.Context, filter postgres.EventsFilter, cursor stri
 	)
 	ctx := c.Request().Context()
 	err = a.inSnapshot(ctx, func(tx pgx.Tx) error {
+		if err := postgres.ReadByIndex(ctx, tx); err != nil {
+			return err
+		}
 		if _, err := postgres.WebhookTenant(ctx, tx, *filter.WebhookID); err != nil {
 			return err
 		}

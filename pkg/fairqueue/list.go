@@ -16,8 +16,9 @@ import (
 // IsLiveSQL is a condition that is true where a delivery of the event with this id (an
 // expression) to the webhook with this parameter has not ended.
 func IsLiveSQL(event string, webhookParameter int) string {
-	return fmt.Sprintf(`EXISTS (SELECT FROM fairhook.river_job
-		WHERE unique_key = uuid_send(%s) || uuid_send($%d::uuid) AND `+uniqueConflict+`)`, event, webhookParameter)
+	// EXISTS could be planned as a walk over all jobs.
+	return fmt.Sprintf(`coalesce((SELECT true FROM fairhook.river_job
+		WHERE unique_key = uuid_send(%s) || uuid_send($%d::uuid) AND `+uniqueConflict+` LIMIT 1), false)`, event, webhookParameter)
 }
 
 // QueuedDelivery is a delivery that has not ended, and its place in its lane.
@@ -65,6 +66,10 @@ func statesOf(status webhook.Status) []rivertype.JobState {
 	return slices.DeleteFunc(unfinished(), func(s rivertype.JobState) bool { return s == rivertype.JobStateRunning })
 }
 
+// freshPlan has a statement planned each time: a plan that was made while the job table
+// was empty would scan it whole for as long as its connection lives.
+const freshPlan = pgx.QueryExecModeCacheDescribe
+
 // laneWalk is how many jobs of each state and priority LaneDeliveries reads at most.
 const laneWalk = 1000
 
@@ -89,7 +94,7 @@ func LaneDeliveries(ctx context.Context, q postgres.Querier, id webhook.ID, stat
 			WHERE state = s.state::fairhook.river_job_state AND queue = $1 AND priority = p.priority
 			  AND (scheduled_at, id) < ($4, $5)
 			ORDER BY scheduled_at DESC, id DESC LIMIT $6
-		) j`, Lane(id), statesOf(status), priorities, position.DueAt, position.Job, laneWalk+1)
+		) j`, freshPlan, Lane(id), statesOf(status), priorities, position.DueAt, position.Job, laneWalk+1)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the lane of webhook %s: %w", id, err)
 	}
@@ -142,7 +147,7 @@ func LiveTo(ctx context.Context, q postgres.Querier, id webhook.ID, eventIDs []w
 		keys[i] = slices.Concat(event[:], id[:])
 	}
 	rows, err := q.Query(ctx, `
-		SELECT `+queuedColumns+` FROM fairhook.river_job WHERE unique_key = ANY ($1) AND `+uniqueConflict, keys)
+		SELECT `+queuedColumns+` FROM fairhook.river_job WHERE unique_key = ANY ($1) AND `+uniqueConflict, freshPlan, keys)
 	if err != nil {
 		return nil, fmt.Errorf("read the live deliveries to webhook %s: %w", id, err)
 	}
@@ -166,7 +171,7 @@ func CountAhead(ctx context.Context, q postgres.Querier, d *QueuedDelivery, limi
 			WHERE state = 'available' AND queue = $1 AND (priority, scheduled_at, id) < ($2::smallint, $3::timestamptz, $4::bigint) LIMIT $5) a),
 		(SELECT count(*) FROM (
 			SELECT FROM fairhook.river_job WHERE state = 'running' AND queue = $1 LIMIT $5) r)`,
-		Lane(d.WebhookID), d.priority, d.DueAt, d.job, limit).Scan(&ahead, &running)
+		freshPlan, Lane(d.WebhookID), d.priority, d.DueAt, d.job, limit).Scan(&ahead, &running)
 	if err != nil {
 		return 0, 0, fmt.Errorf("count what goes before a delivery to webhook %s: %w", d.WebhookID, err)
 	}
@@ -183,7 +188,7 @@ func Longest(ctx context.Context, q postgres.Querier, id webhook.ID, limit int) 
 			SELECT `+queuedColumns+` FROM fairhook.river_job
 			WHERE state = s.state::fairhook.river_job_state AND queue = $1 AND priority = p.priority
 			ORDER BY scheduled_at, id LIMIT 1
-		) j`, Lane(id), statesOf(webhook.StatusPending), priorities)
+		) j`, freshPlan, Lane(id), statesOf(webhook.StatusPending), priorities)
 	if err == nil {
 		var heads []QueuedDelivery
 		if heads, err = pgx.CollectRows(rows, scanQueued); err == nil && len(heads) > 0 {
@@ -194,7 +199,7 @@ func Longest(ctx context.Context, q postgres.Querier, id webhook.ID, limit int) 
 	if err == nil {
 		err = q.QueryRow(ctx, `
 			SELECT count(*) FROM (SELECT FROM fairhook.river_job WHERE state = 'running' AND queue = $1 LIMIT $2) r`,
-			Lane(id), limit).Scan(&running)
+			freshPlan, Lane(id), limit).Scan(&running)
 	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("read the head of the lane of webhook %s: %w", id, err)

@@ -44,13 +44,7 @@ func LastAttemptsTo(ctx context.Context, q Querier, webhookID webhook.ID, eventI
 // accepted last of those that were attempted, limit at most. Ends without a request do
 // not count.
 func RecentAttempts(ctx context.Context, q Querier, webhookID webhook.ID, limit int) (webhook.RecentAttempts, error) {
-	var (
-		r       webhook.RecentAttempts
-		reasons map[webhook.Reason]int
-		request [3]*int64
-		wait    [3]*int64
-	)
-	err := q.QueryRow(ctx, `
+	rows, err := q.Query(ctx, `
 		WITH recent AS MATERIALIZED (
 			SELECT * FROM (
 				SELECT number, reason, started_at, queue_wait_us, total_us FROM fairhook.attempts
@@ -58,23 +52,35 @@ func RecentAttempts(ctx context.Context, q Querier, webhookID webhook.ID, limit 
 			) newest WHERE number > 0
 		)
 		SELECT count(*), count(*) FILTER (WHERE reason = $3), min(started_at), max(started_at),
-		       percentile_disc(0.50) WITHIN GROUP (ORDER BY total_us), percentile_disc(0.95) WITHIN GROUP (ORDER BY total_us),
-		       percentile_disc(0.99) WITHIN GROUP (ORDER BY total_us),
-		       percentile_disc(0.50) WITHIN GROUP (ORDER BY queue_wait_us), percentile_disc(0.95) WITHIN GROUP (ORDER BY queue_wait_us),
-		       percentile_disc(0.99) WITHIN GROUP (ORDER BY queue_wait_us),
+		       percentile_disc(ARRAY[0.50, 0.95, 0.99]) WITHIN GROUP (ORDER BY total_us),
+		       percentile_disc(ARRAY[0.50, 0.95, 0.99]) WITHIN GROUP (ORDER BY queue_wait_us),
 		       (SELECT coalesce(jsonb_object_agg(reason, n), '{}') FROM (SELECT reason, count(*) AS n FROM recent GROUP BY reason) r)
-		FROM recent`, webhookID, limit, webhook.ReasonDelivered,
-	).Scan(&r.Attempts, &r.Delivered, &r.From, &r.To, &request[0], &request[1], &request[2], &wait[0], &wait[1], &wait[2], &reasons)
+		FROM recent`, webhookID, limit, webhook.ReasonDelivered)
+	if err != nil {
+		return webhook.RecentAttempts{}, fmt.Errorf("sum up the attempts of webhook %s: %w", webhookID, err)
+	}
+	r, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (r webhook.RecentAttempts, err error) {
+		var request, wait []int64
+		err = row.Scan(&r.Attempts, &r.Delivered, &r.From, &r.To, &request, &wait, &r.Reasons)
+		r.From, r.To, r.Request, r.QueueWait = utc(r.From), utc(r.To), percentiles(request), percentiles(wait)
+		if r.Attempts > 0 {
+			rate := float64(r.Delivered) / float64(r.Attempts)
+			r.SuccessRate = &rate
+		}
+		return r, err
+	})
 	if err != nil {
 		return r, fmt.Errorf("sum up the attempts of webhook %s: %w", webhookID, err)
 	}
-	r.Reasons, r.From, r.To = reasons, utc(r.From), utc(r.To)
-	r.Request, r.QueueWait = webhook.Percentiles{P50: request[0], P95: request[1], P99: request[2]}, webhook.Percentiles{P50: wait[0], P95: wait[1], P99: wait[2]}
-	if r.Attempts > 0 {
-		rate := float64(r.Delivered) / float64(r.Attempts)
-		r.SuccessRate = &rate
-	}
 	return r, nil
+}
+
+// percentiles are the three of a distribution; none: there was nothing to measure.
+func percentiles(p []int64) webhook.Percentiles {
+	if len(p) < 3 {
+		return webhook.Percentiles{}
+	}
+	return webhook.Percentiles{P50: &p[0], P95: &p[1], P99: &p[2]}
 }
 
 // LaneEvent is what happened to a lane's gates: a row of lane_events.

@@ -116,13 +116,13 @@ func newWalk(f EventsFilter) *walk {
 	default:
 		w.from = "(SELECT * " + rows + ") e"
 		if f.Status != "" {
-			w.filter("EXISTS (SELECT FROM fairhook.attempts a WHERE a.event_id = e.id AND a.status = $%d)", f.Status)
+			w.filter(oneOf("fairhook.attempts a WHERE a.event_id = e.id AND a.status = $%d"), f.Status)
 		}
 		if f.WebhookID != nil {
 			n := w.arg(*f.WebhookID)
 			// Chosen when the event was accepted, or added later.
-			w.where = append(w.where, fmt.Sprintf(`(e.webhook_ids @> ARRAY[$%d::uuid]
-				OR EXISTS (SELECT FROM fairhook.attempts a WHERE a.webhook_id = $%[1]d AND a.event_id = e.id) OR %s)`, n, f.LiveSQL("e.id", n)))
+			w.where = append(w.where, fmt.Sprintf("(e.webhook_ids @> ARRAY[$%d::uuid] OR "+
+				oneOf("fairhook.attempts a WHERE a.webhook_id = $%[1]d AND a.event_id = e.id")+" OR %s)", n, f.LiveSQL("e.id", n)))
 		}
 	}
 	if f.Type != "" {
@@ -132,6 +132,24 @@ func newWalk(f EventsFilter) *walk {
 		w.filter("e.metadata @> $%d::jsonb", f.Metadata)
 	}
 	return w
+}
+
+// oneOf is a condition, that such a row exists, which is looked up for each row that is
+// walked. EXISTS beside OR may instead read all such rows there are, and hash them.
+func oneOf(from string) string { return "coalesce((SELECT true FROM " + from + " LIMIT 1), false)" }
+
+// ReadByIndex keeps the planner, for the rest of a transaction, to what its indexes
+// lead to, and lets it choose among them by how many rows it reads. Where it counts
+// pages, it walks over all events for those of a tenant that it thinks has many.
+//
+// tx must be a transaction, and end soon: the planner has less choice in the rest of it.
+func ReadByIndex(ctx context.Context, tx Querier) error {
+	_, err := tx.Exec(ctx, inIndexOrder+`; SET LOCAL enable_hashagg = off; SET LOCAL enable_hashjoin = off;
+		SET LOCAL enable_mergejoin = off; SET LOCAL seq_page_cost = 0; SET LOCAL random_page_cost = 0`)
+	if err != nil {
+		return fmt.Errorf("keep a transaction to indexes: %w", err)
+	}
+	return nil
 }
 
 const eventSummaryColumns = `e.id, e.tenant, e.type, e.occurred_at, e.metadata, e.content_type,
@@ -158,13 +176,13 @@ func scanEventSummary(row pgx.CollectableRow) (webhook.EventSummary, error) {
 // zero id: it does not. It reads at most WalkLimit rows of an index, and what it finds
 // by them, so it may return fewer than asked for, or none, of a list that goes on.
 //
-// tx must be a transaction, and end soon: the planner has less choice in the rest of it.
+// tx must be a transaction: it is kept to indexes (ReadByIndex).
 func Events(ctx context.Context, tx Querier, f EventsFilter) (events []webhook.EventSummary, next webhook.ID, err error) {
 	if f.Status != "" && !f.Status.Terminal() {
 		return nil, next, fmt.Errorf("list events: %q is no final status", f.Status)
 	}
-	if _, err := tx.Exec(ctx, inIndexOrder+`; SET LOCAL enable_hashagg = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off`); err != nil {
-		return nil, next, fmt.Errorf("list events: %w", err)
+	if err := ReadByIndex(ctx, tx); err != nil {
+		return nil, next, err
 	}
 	w := newWalk(f)
 	limit := w.arg(f.Limit + 1)
