@@ -183,8 +183,10 @@ func TestExplainFindsWhatHeldADeliveryUp(t *testing.T) {
 		"AGateThatOpenedByItself": {waiting(lane(closed(1, "receiver", 3))), []string{"gated_by_receiver 1m0s-3m0s 2m0s", "behind_backlog 3m0s-now 7m0s"}},
 		"AGateThatWasLengthened":  {waiting(lane(closed(1, "receiver", 3), closed(2, "receiver", 5))), []string{"gated_by_receiver 1m0s-5m0s 4m0s", "behind_backlog 5m0s-now 5m0s"}},
 		"TwoGates":                {waiting(lane(closed(1, "receiver", 3), closed(4, "proxy", 9.995))), []string{"gated_by_receiver 1m0s-3m0s 2m0s", "gated_by_proxy 4m0s-9m59.7s 5m59.7s"}},
-		"ABreaker": {waiting(lane(closed(1, "breaker", 2), postgres.LaneEvent{At: at(2), Event: "probing", Cause: "breaker"}, closed(3, "breaker", 4), opened(9.99, "breaker"))),
-			[]string{"breaker_open 1m0s-9m59.4s 8m59.4s"}},
+		"ABreaker": {
+			waiting(lane(closed(1, "breaker", 2), postgres.LaneEvent{At: at(2), Event: "probing", Cause: "breaker"}, closed(3, "breaker", 4), opened(9.99, "breaker"))),
+			[]string{"breaker_open 1m0s-9m59.4s 8m59.4s"},
+		},
 		"ABreakerThatIsOpen": {waiting(lane(closed(1, "breaker", 2))), []string{"breaker_open 1m0s-now 9m0s"}},
 		"APauseWithinAGate":  {waiting(lane(closed(1, "receiver", 9.999), closed(2, "paused", 0), opened(3, "paused"))), []string{"gated_by_receiver 1m0s-9m59.94s 8m59.94s", "paused 2m0s-3m0s 1m0s"}},
 		"ItsRetries": {waiting(func(f *deliveryFacts) {

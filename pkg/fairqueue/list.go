@@ -79,7 +79,9 @@ const laneWalk = 1000
 // of the two they would be is for the caller to ask with the status pending or retrying.
 //
 // next is from where on the list goes on, nil: it does not. A fixed number of jobs is
-// read, so there may be fewer than limit, or none, in a list that goes on.
+// read, so there may be fewer than limit, or none, in a list that goes on. That holds
+// in a transaction that is kept to indexes (postgres.ReadByIndex); it holds there for
+// CountAhead and Longest too.
 func LaneDeliveries(ctx context.Context, q postgres.Querier, id webhook.ID, status webhook.Status, after *LanePosition, limit int) (list []QueuedDelivery, next *LanePosition, err error) {
 	position := LanePosition{DueAt: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)}
 	if after != nil {
