@@ -138,16 +138,23 @@ func laneView(f *deliveryFacts) *webhook.LaneView {
 func delays(f *deliveryFacts) []webhook.Delay {
 	end := f.end()
 	over := f.stands.Status.Terminal()
-	all := gateDelays(f.lane, f.created, end, over)
-	gates := len(all)
+	gates := gateDelays(f.lane, f.created, end, over)
+	if f.laneMissed { // nobody knows what came after the last that was read
+		gates = gateDelays(f.lane, f.created, f.lane[len(f.lane)-1].At, true)
+	}
+	all := slices.Clone(gates)
 	inLane := func(from, to time.Time, goesOn bool) {
-		for _, d := range all[:gates] {
-			if d.To == nil {
+		for _, g := range gates { // which are in the order of their beginnings
+			if !g.From.Before(to) || g.To != nil && !g.To.After(from) {
+				continue
+			}
+			if g.From.Sub(from) >= noticeable {
+				all = append(all, delay(webhook.CauseBehindBacklog, from, g.From, false))
+			}
+			if g.To == nil {
 				return
 			}
-			if !d.From.After(to) && d.To.After(from) {
-				from = *d.To
-			}
+			from = *g.To
 		}
 		if to.Sub(from) >= noticeable {
 			all = append(all, delay(webhook.CauseBehindBacklog, from, to, goesOn))
@@ -169,7 +176,7 @@ func delays(f *deliveryFacts) []webhook.Delay {
 			all = append(all, delay(webhook.CauseWaitingForRetry, from, to, goesOn))
 		}
 	}
-	if s := f.stands.Status; (s == webhook.StatusPending || s == webhook.StatusRetrying) && f.due() {
+	if !over && f.stands.Status != webhook.StatusDelivering && f.due() {
 		inLane(f.job.DueAt.UTC(), f.now, true)
 	}
 	slices.SortStableFunc(all, func(a, b webhook.Delay) int { return a.From.Compare(b.From) })

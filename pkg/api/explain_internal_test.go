@@ -174,21 +174,21 @@ func TestExplainFindsWhatHeldADeliveryUp(t *testing.T) {
 		want  []string
 	}{
 		"NothingButItsLane": {waiting(nil), []string{"behind_backlog 0s-now 10m0s"}},
-		"APauseThatIsOver":  {waiting(lane(closed(2, "paused", 0), opened(4, "paused"))), []string{"paused 2m0s-4m0s 2m0s", "behind_backlog 4m0s-now 6m0s"}},
+		"APauseThatIsOver":  {waiting(lane(closed(2, "paused", 0), opened(4, "paused"))), []string{"behind_backlog 0s-2m0s 2m0s", "paused 2m0s-4m0s 2m0s", "behind_backlog 4m0s-now 6m0s"}},
 		"APauseFromBefore":  {waiting(lane(closed(-2, "paused", 0), opened(4, "paused"))), []string{"paused 0s-4m0s 4m0s", "behind_backlog 4m0s-now 6m0s"}},
 		"APauseThatGoesOn": {waiting(func(f *deliveryFacts) {
 			f.stands.Status, f.lane = webhook.StatusParked, []postgres.LaneEvent{closed(2, "paused", 0)}
-		}), []string{"paused 2m0s-now 8m0s"}},
+		}), []string{"behind_backlog 0s-2m0s 2m0s", "paused 2m0s-now 8m0s"}},
 		"OnesThatWereOverBefore":  {waiting(lane(closed(-9, "receiver", -5), closed(-4, "disabled", 0), opened(-3, "disabled"))), []string{"behind_backlog 0s-now 10m0s"}},
-		"AGateThatOpenedByItself": {waiting(lane(closed(1, "receiver", 3))), []string{"gated_by_receiver 1m0s-3m0s 2m0s", "behind_backlog 3m0s-now 7m0s"}},
-		"AGateThatWasLengthened":  {waiting(lane(closed(1, "receiver", 3), closed(2, "receiver", 5))), []string{"gated_by_receiver 1m0s-5m0s 4m0s", "behind_backlog 5m0s-now 5m0s"}},
-		"TwoGates":                {waiting(lane(closed(1, "receiver", 3), closed(4, "proxy", 9.995))), []string{"gated_by_receiver 1m0s-3m0s 2m0s", "gated_by_proxy 4m0s-9m59.7s 5m59.7s"}},
+		"AGateThatOpenedByItself": {waiting(lane(closed(1, "receiver", 3))), []string{"behind_backlog 0s-1m0s 1m0s", "gated_by_receiver 1m0s-3m0s 2m0s", "behind_backlog 3m0s-now 7m0s"}},
+		"AGateThatWasLengthened":  {waiting(lane(closed(1, "receiver", 3), closed(2, "receiver", 5))), []string{"behind_backlog 0s-1m0s 1m0s", "gated_by_receiver 1m0s-5m0s 4m0s", "behind_backlog 5m0s-now 5m0s"}},
+		"TwoGates":                {waiting(lane(closed(1, "receiver", 3), closed(4, "proxy", 9.995))), []string{"behind_backlog 0s-1m0s 1m0s", "gated_by_receiver 1m0s-3m0s 2m0s", "behind_backlog 3m0s-4m0s 1m0s", "gated_by_proxy 4m0s-9m59.7s 5m59.7s"}},
 		"ABreaker": {
 			waiting(lane(closed(1, "breaker", 2), postgres.LaneEvent{At: at(2), Event: "probing", Cause: "breaker"}, closed(3, "breaker", 4), opened(9.99, "breaker"))),
-			[]string{"breaker_open 1m0s-9m59.4s 8m59.4s"},
+			[]string{"behind_backlog 0s-1m0s 1m0s", "breaker_open 1m0s-9m59.4s 8m59.4s"},
 		},
-		"ABreakerThatIsOpen": {waiting(lane(closed(1, "breaker", 2))), []string{"breaker_open 1m0s-now 9m0s"}},
-		"APauseWithinAGate":  {waiting(lane(closed(1, "receiver", 9.999), closed(2, "paused", 0), opened(3, "paused"))), []string{"gated_by_receiver 1m0s-9m59.94s 8m59.94s", "paused 2m0s-3m0s 1m0s"}},
+		"ABreakerThatIsOpen": {waiting(lane(closed(1, "breaker", 2))), []string{"behind_backlog 0s-1m0s 1m0s", "breaker_open 1m0s-now 9m0s"}},
+		"APauseWithinAGate":  {waiting(lane(closed(1, "receiver", 9.999), closed(2, "paused", 0), opened(3, "paused"))), []string{"behind_backlog 0s-1m0s 1m0s", "gated_by_receiver 1m0s-9m59.94s 8m59.94s", "paused 2m0s-3m0s 1m0s"}},
 		"ItsRetries": {waiting(func(f *deliveryFacts) {
 			f.stands.Status, f.job.DueAt = webhook.StatusRetrying, at(15)
 			f.attempts = []webhook.Attempt{failed(1, 0, 2), failed(2, 2, 15)}
@@ -197,7 +197,11 @@ func TestExplainFindsWhatHeldADeliveryUp(t *testing.T) {
 			f := ended(webhook.StatusDelivered, webhook.ReasonDelivered, 1)
 			f.lane = []postgres.LaneEvent{closed(3, "disabled", 0), opened(12, "disabled")}
 			return f
-		}(), []string{"disabled 3m0s-12m0s 9m0s", "behind_backlog 12m0s-19m0s 7m0s"}},
+		}(), []string{"behind_backlog 0s-3m0s 3m0s", "disabled 3m0s-12m0s 9m0s", "behind_backlog 12m0s-19m0s 7m0s"}},
+		"NothingAfterWhatWasRead": {waiting(func(f *deliveryFacts) {
+			lane(closed(1, "paused", 0), opened(2, "paused"), closed(3, "receiver", 20), closed(4, "paused", 0))(f)
+			f.laneMissed = true
+		}), []string{"behind_backlog 0s-1m0s 1m0s", "paused 1m0s-2m0s 1m0s", "behind_backlog 2m0s-3m0s 1m0s", "gated_by_receiver 3m0s-4m0s 1m0s", "behind_backlog 4m0s-now 6m0s"}},
 		"NothingAfterTheEnd": {func() *deliveryFacts {
 			f := ended(webhook.StatusCancelled, webhook.ReasonCancelled, 0)
 			f.lane = []postgres.LaneEvent{closed(3, "paused", 0)}

@@ -36,6 +36,7 @@ type deliveryFacts struct {
 	attempts       []webhook.Attempt // oldest first
 	attemptsMissed bool              // there were others before
 	lane           []postgres.LaneEvent
+	laneMissed     bool                 // more happened to the gates after those
 	dispatchers    int                  // that are alive
 	heard          map[string]time.Time // when those that matter were heard of last
 }
@@ -111,8 +112,14 @@ func readFacts(ctx context.Context, tx pgx.Tx, event webhook.ID, d webhook.Deliv
 		return nil, err
 	}
 	f.lane, err = postgres.LaneEvents(ctx, tx, d.WebhookID, f.created, f.end(), laneEventsBefore, laneEventsWithin)
-	if err != nil || d.Status.Terminal() {
-		return f, err
+	if err != nil {
+		return nil, err
+	}
+	if n := len(f.lane); n >= laneEventsWithin {
+		f.laneMissed = !f.lane[n-laneEventsWithin].At.Before(f.created)
+	}
+	if d.Status.Terminal() {
+		return f, nil
 	}
 
 	switch f.hook, err = postgres.Webhook(ctx, tx, d.WebhookID); {
