@@ -14,7 +14,7 @@ import (
 
 // listDeliveries lists deliveries that ended without success, over all webhooks.
 // Those that succeeded, nearly all, have no index of that kind, which would cost
-// every one of them: they are found by their event.
+// every one of them: they are found by their event, or by their webhook.
 func (a *API) listDeliveries(c echo.Context) error {
 	query, err := Query(c, "status", "tenant", "webhook_id", "reason", "after", "before", "limit", "cursor")
 	if err != nil {
@@ -47,7 +47,7 @@ func endedFilter(query url.Values) (postgres.EndedFilter, error) {
 		filter.Status = webhook.Status(text)
 	}
 	if !slices.Contains(webhook.EndedStatuses(), filter.Status) {
-		fault("status", "must be exhausted, cancelled or dropped: deliveries that succeeded, or go on, are listed with their event")
+		fault("status", "must be exhausted, cancelled or dropped: deliveries that succeeded, or go on, are listed with their webhook")
 	}
 	filter.WebhookID = webhookParameter(query, fault)
 	filter.After, filter.Before = momentParameter(query, "after", fault), momentParameter(query, "before", fault)

@@ -27,11 +27,8 @@ type QueuedDelivery struct {
 	EventID webhook.ID
 	// Dispatcher is the instance that has it, or had it last; empty before the first time.
 	Dispatcher string
-	// Available says that it is fetched when it is due; otherwise River's scheduler
-	// makes it so, seconds at most after its time.
-	Available bool
-	job       int64
-	priority  int16
+	job        int64
+	priority   int16
 }
 
 // LanePosition is where a delivery stands in the order of LaneDeliveries.
@@ -134,7 +131,6 @@ func scanQueued(row pgx.CollectableRow) (d QueuedDelivery, err error) {
 	}
 	d.WebhookID, _ = LaneWebhook(lane)
 	d.Status = liveStatus(rivertype.JobState(state), attempt, d.Requests)
-	d.Available = rivertype.JobState(state) == rivertype.JobStateAvailable
 	return d, nil
 }
 

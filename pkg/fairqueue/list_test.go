@@ -116,7 +116,7 @@ func TestLaneDeliveries(t *testing.T) {
 			}
 		}
 		live, err := fairqueue.LiveTo(t.Context(), db, hook, []webhook.ID{byName("running")})
-		if d := live[byName("running")]; err != nil || d.Dispatcher != "last" || d.Status != webhook.StatusDelivering || d.Available {
+		if d := live[byName("running")]; err != nil || d.Dispatcher != "last" || d.Status != webhook.StatusDelivering {
 			t.Errorf("read %+v, %v", d, err)
 		}
 	})
