@@ -715,9 +715,13 @@ CREATE TABLE fairhook.attempts (
     auth_us bigint,
     CONSTRAINT attempts_pkey PRIMARY KEY (event_id, id)
 ) PARTITION BY RANGE (event_id);
+CREATE INDEX attempts_ended_event_idx ON ONLY fairhook.attempts USING btree (status, event_id) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
+CREATE INDEX attempts_ended_event_tenant_idx ON ONLY fairhook.attempts USING btree (tenant, status, event_id) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
+CREATE INDEX attempts_ended_event_webhook_idx ON ONLY fairhook.attempts USING btree (webhook_id, status, event_id) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
 CREATE INDEX attempts_ended_idx ON ONLY fairhook.attempts USING btree (status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
 CREATE INDEX attempts_ended_tenant_idx ON ONLY fairhook.attempts USING btree (tenant, status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
 CREATE INDEX attempts_ended_webhook_idx ON ONLY fairhook.attempts USING btree (webhook_id, status, id, reason) WHERE (status = ANY (ARRAY['exhausted'::text, 'cancelled'::text, 'dropped'::text]));
+CREATE INDEX attempts_webhook_idx ON ONLY fairhook.attempts USING btree (webhook_id, event_id);
 
 CREATE TABLE fairhook.deleted_webhooks (
     id uuid NOT NULL,
@@ -757,6 +761,7 @@ CREATE TABLE fairhook.events (
     ordering_key text,
     CONSTRAINT events_pkey PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
+CREATE INDEX events_tenant_idx ON ONLY fairhook.events USING btree (tenant, id);
 CREATE TRIGGER events_reserved BEFORE INSERT ON fairhook.events FOR EACH ROW WHEN ((new.tenant = 'fairhook.operator'::text)) EXECUTE FUNCTION fairhook.events_reserved();
 
 CREATE TABLE fairhook.exhausted_deliveries (

@@ -76,8 +76,10 @@ func New(cfg Config) *API {
 // decide, which also says who calls (SetPrincipal); the routes see to it that no
 // one gets at another tenant's things.
 func (a *API) Register(e *echo.Echo) {
+	e.GET("/v1/events", a.listEvents)
 	e.GET("/v1/events/:id", a.getEvent, a.ownEvent)
 	e.GET("/v1/events/:id/attempts", a.listAttempts, a.ownEvent)
+	e.GET("/v1/events/:id/explain", a.explainEvent, a.ownEvent)
 
 	e.GET("/v1/deliveries", a.listDeliveries)
 
@@ -94,6 +96,8 @@ func (a *API) Register(e *echo.Echo) {
 	e.POST("/v1/webhooks/:id/secrets", a.rotateSecret, a.ownWebhook)
 	e.DELETE("/v1/webhooks/:id/secrets/:secret_id", a.deleteSecret, a.ownWebhook)
 	e.GET(PublicKeysRoute, a.publicKeys) // for anyone
+	e.GET("/v1/webhooks/:id/deliveries", a.listWebhookDeliveries, a.ownWebhook)
+	e.GET("/v1/webhooks/:id/stats", a.laneStats, a.ownWebhook)
 
 	e.PUT("/v1/event-types/:name", a.putEventType)
 	e.GET("/v1/event-types", a.listEventTypes)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fairhook/fairhook/pkg/fairqueue"
 	"github.com/fairhook/fairhook/pkg/postgres"
 	"github.com/fairhook/fairhook/pkg/webhook"
 )
@@ -22,6 +23,9 @@ const (
 	endedCursorKind   = 'd'
 
 	instanceCursorKind = 'i'
+	eventCursorKind    = 'e'
+	deliveryCursorKind = 'x' // of a webhook's deliveries, by event
+	laneCursorKind     = 'l' // of a webhook's deliveries that have not ended
 )
 
 var errBadCursor = badQuery(parameterFault("cursor", "must be a next_cursor from an earlier page of this list"))
@@ -96,6 +100,26 @@ func decodeInstanceCursor(text string) (*postgres.InstancePosition, error) {
 // isPlainText reports whether raw is printable ASCII, as an instance's id is.
 func isPlainText(raw []byte) bool {
 	return !slices.ContainsFunc(raw, func(c byte) bool { return c < ' ' || c > '~' })
+}
+
+func encodeLaneCursor(p fairqueue.LanePosition) string {
+	raw := binary.BigEndian.AppendUint64([]byte{laneCursorKind}, uint64(p.DueAt.UnixMicro()))
+	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint64(raw, uint64(p.Job)))
+}
+
+func decodeLaneCursor(text string) (*fairqueue.LanePosition, error) {
+	if text == "" {
+		return nil, nil
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || len(raw) != 1+8+8 || raw[0] != laneCursorKind {
+		return nil, errBadCursor
+	}
+	p := &fairqueue.LanePosition{Job: int64(binary.BigEndian.Uint64(raw[9:]))}
+	if p.DueAt, err = cursorTime(raw[1:]); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // encodeNameCursor is the cursor of a list in the order of event types' names.

@@ -14,7 +14,7 @@ import (
 
 // listDeliveries lists deliveries that ended without success, over all webhooks.
 // Those that succeeded, nearly all, have no index of that kind, which would cost
-// every one of them: they are found by their event.
+// every one of them: they are found by their event, or by their webhook.
 func (a *API) listDeliveries(c echo.Context) error {
 	query, err := Query(c, "status", "tenant", "webhook_id", "reason", "after", "before", "limit", "cursor")
 	if err != nil {
@@ -47,29 +47,41 @@ func endedFilter(query url.Values) (postgres.EndedFilter, error) {
 		filter.Status = webhook.Status(text)
 	}
 	if !slices.Contains(webhook.EndedStatuses(), filter.Status) {
-		fault("status", "must be exhausted, cancelled or dropped: deliveries that succeeded, or go on, are listed with their event")
+		fault("status", "must be exhausted, cancelled or dropped: deliveries that succeeded, or go on, are listed with their webhook")
 	}
-	if text := query.Get("webhook_id"); text != "" {
-		id, err := webhook.ParseID(text)
-		if err != nil {
-			fault("webhook_id", "must be a webhook's id")
-		}
-		filter.WebhookID = &id
-	}
-	moment := func(name string) (at time.Time) {
-		text := query.Get(name)
-		if text == "" {
-			return at
-		}
-		at, err := time.Parse(time.RFC3339, text)
-		if err != nil || at.Year() < 1970 {
-			fault(name, "must be a time as RFC 3339 writes it, such as 2026-01-02T15:04:05Z")
-		}
-		return at
-	}
-	filter.After, filter.Before = moment("after"), moment("before")
+	filter.WebhookID = webhookParameter(query, fault)
+	filter.After, filter.Before = momentParameter(query, "after", fault), momentParameter(query, "before", fault)
 	if len(faults) > 0 {
 		return postgres.EndedFilter{}, badQuery(faults...)
 	}
 	return filter, nil
+}
+
+// momentParameter reads a parameter that is a time; zero: it is not given, or wrong,
+// which fault is told.
+func momentParameter(query url.Values, name string, fault func(name, detail string)) (at time.Time) {
+	text := query.Get(name)
+	if text == "" {
+		return at
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil || at.Year() < 1970 {
+		fault(name, "must be a time as RFC 3339 writes it, such as 2026-01-02T15:04:05Z")
+	}
+	return at
+}
+
+// webhookParameter reads the parameter webhook_id; nil: it is not given, or wrong,
+// which fault is told.
+func webhookParameter(query url.Values, fault func(name, detail string)) *webhook.ID {
+	text := query.Get("webhook_id")
+	if text == "" {
+		return nil
+	}
+	id, err := webhook.ParseID(text)
+	if err != nil {
+		fault("webhook_id", "must be a webhook's id")
+		return nil
+	}
+	return &id
 }

@@ -44,26 +44,11 @@ func (a *API) getEvent(c echo.Context) error {
 // its job, or its attempts, or both, and never neither.
 func (a *API) viewEvent(ctx context.Context, id webhook.ID) (*webhook.EventView, error) {
 	var (
-		event    *webhook.Event
-		live     []fairqueue.LiveDelivery
-		last     map[webhook.ID]postgres.LastAttempt
-		inactive []webhook.ID
+		event *webhook.Event
+		stand []webhook.Delivery
 	)
 	err := a.inSnapshot(ctx, func(tx pgx.Tx) (err error) {
-		if event, err = postgres.Event(ctx, tx, id); err != nil {
-			return err
-		}
-		if live, err = fairqueue.Live(ctx, tx, id); err != nil {
-			return err
-		}
-		if last, err = postgres.LastAttempts(ctx, tx, id); err != nil {
-			return err
-		}
-		waiting := make([]webhook.ID, len(live))
-		for i, d := range live {
-			waiting[i] = d.WebhookID
-		}
-		inactive, err = postgres.InactiveWebhooks(ctx, tx, waiting)
+		event, stand, err = readEvent(ctx, tx, id)
 		return err
 	})
 	if err != nil {
@@ -78,7 +63,7 @@ func (a *API) viewEvent(ctx context.Context, id webhook.ID) (*webhook.EventView,
 		Timestamp:   event.OccurredAt,
 		Metadata:    event.Metadata,
 		ContentType: event.ContentType,
-		Deliveries:  deliveries(event.WebhookIDs, live, last, inactive),
+		Deliveries:  stand,
 	}
 	if event.OrderingKey != "" {
 		view.OrderingKey = &event.OrderingKey
@@ -93,6 +78,31 @@ func (a *API) viewEvent(ctx context.Context, id webhook.ID) (*webhook.EventView,
 		view.PayloadBase64 = &encoded
 	}
 	return view, nil
+}
+
+// readEvent is viewEvent's part of the transaction.
+func readEvent(ctx context.Context, tx pgx.Tx, id webhook.ID) (*webhook.Event, []webhook.Delivery, error) {
+	event, err := postgres.Event(ctx, tx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	live, err := fairqueue.Live(ctx, tx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	last, err := postgres.LastAttempts(ctx, tx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	waiting := make([]webhook.ID, len(live))
+	for i, d := range live {
+		waiting[i] = d.WebhookID
+	}
+	inactive, err := postgres.InactiveWebhooks(ctx, tx, waiting)
+	if err != nil {
+		return nil, nil, err
+	}
+	return event, deliveries(event.WebhookIDs, live, last, inactive), nil
 }
 
 // isJSON reports whether a payload can stand in a JSON document as it is.

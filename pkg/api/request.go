@@ -168,13 +168,20 @@ func writePage[T any](c echo.Context, all []T, limit int, cursor func(last T) st
 // holds one item more than limit where there are more pages; cursor makes the
 // next page's cursor from the last item that is shown.
 func newPage[T any](c echo.Context, all []T, limit int, cursor func(last T) string) page[T] {
-	p := page[T]{Data: all}
+	if len(all) > limit {
+		return pageBefore(c, all[:limit], cursor(all[limit-1]))
+	}
+	return pageBefore(c, all, "")
+}
+
+// pageBefore makes a page, however many items it has, and sets the answer's Link header
+// if more follow: next is the next page's cursor, empty on the last page.
+func pageBefore[T any](c echo.Context, items []T, next string) page[T] {
+	p := page[T]{Data: items}
 	if p.Data == nil {
 		p.Data = []T{}
 	}
-	if len(all) > limit {
-		p.Data = all[:limit]
-		next := cursor(all[limit-1])
+	if next != "" {
 		p.NextCursor = &next
 
 		u := *c.Request().URL

@@ -61,13 +61,17 @@ var rules = map[string]rule{
 	"POST /v1/events/batch":        {scope: webhook.ScopeSubmit},
 	"POST /v1/webhooks/:id/events": {scope: webhook.ScopeSubmit},
 
+	"GET /v1/events":              {scope: webhook.ScopeRead},
 	"GET /v1/events/:id":          {scope: webhook.ScopeRead},
 	"GET /v1/events/:id/attempts": {scope: webhook.ScopeRead},
+	"GET /v1/events/:id/explain":  {scope: webhook.ScopeRead},
 
 	"GET /v1/deliveries": {scope: webhook.ScopeRead},
 
-	"GET /v1/webhooks":     {scope: webhook.ScopeRead},
-	"GET /v1/webhooks/:id": {scope: webhook.ScopeRead},
+	"GET /v1/webhooks":                {scope: webhook.ScopeRead},
+	"GET /v1/webhooks/:id":            {scope: webhook.ScopeRead},
+	"GET /v1/webhooks/:id/deliveries": {scope: webhook.ScopeRead},
+	"GET /v1/webhooks/:id/stats":      {scope: webhook.ScopeRead},
 
 	"POST /v1/webhooks":            {scope: webhook.ScopeManage},
 	"PATCH /v1/webhooks/:id":       {scope: webhook.ScopeManage},

@@ -144,6 +144,8 @@ var foreign = map[string]struct {
 	"POST /v1/webhooks/:id/events": {`x`, http.StatusNotFound},
 	"GET /v1/events/:id":           {``, http.StatusNotFound},
 	"GET /v1/events/:id/attempts":  {``, http.StatusNotFound},
+	"GET /v1/events/:id/explain":   {``, http.StatusNotFound},
+	"GET /v1/events":               {``, http.StatusOK}, // looked into below
 	"GET /v1/deliveries":           {``, http.StatusOK}, // looked into below
 	"POST /v1/webhooks":            {`{"tenant":"acme","url":"http://127.0.0.1/"}`, http.StatusForbidden},
 	"GET /v1/webhooks":             {``, http.StatusOK}, // looked into below
@@ -154,6 +156,8 @@ var foreign = map[string]struct {
 	"POST /v1/webhooks/:id/resume": {``, http.StatusNotFound},
 	"GET /v1/webhooks/:id/secrets": {``, http.StatusNotFound},
 
+	"GET /v1/webhooks/:id/deliveries":            {``, http.StatusNotFound},
+	"GET /v1/webhooks/:id/stats":                 {``, http.StatusNotFound},
 	"POST /v1/webhooks/:id/secrets":              {`{}`, http.StatusNotFound},
 	"DELETE /v1/webhooks/:id/secrets/:secret_id": {``, http.StatusNotFound},
 
@@ -225,7 +229,10 @@ func TestTenancy(t *testing.T) {
 		if len(batch.Results) != 2 || batch.Results[0].Status != http.StatusForbidden || batch.Results[1].Status != http.StatusNotFound {
 			t.Errorf("a batch gets %+v", batch)
 		}
-		for _, list := range []string{"/v1/webhooks", "/v1/webhooks?tenant=acme", "/v1/keys?tenant=acme", "/v1/deliveries?tenant=acme"} {
+		for _, list := range []string{
+			"/v1/webhooks", "/v1/webhooks?tenant=acme", "/v1/keys?tenant=acme", "/v1/deliveries?tenant=acme",
+			"/v1/events", "/v1/events?tenant=acme", "/v1/events?webhook_id=" + acme.webhook.String(),
+		} {
 			if a := b.request(t, "GET", list, "", key.with()...); !strings.HasPrefix(string(a.body), `{"data":[],`) {
 				t.Errorf("%s shows %s", list, a.body)
 			}
@@ -263,6 +270,13 @@ func TestTenancy(t *testing.T) {
 		event, _ := want[acceptedEvent](t, b, http.StatusAccepted, "POST", "/v1/events", submitBody(`"webhook_id":"`+w.ID.String()+`"`, `1`), key.with()...)
 		want[any](t, b, http.StatusOK, "GET", "/v1/events/"+event.ID.String(), "", key.with()...)
 		want[any](t, b, http.StatusOK, "GET", "/v1/events/"+event.ID.String()+"/attempts", "", key.with()...)
+		want[any](t, b, http.StatusOK, "GET", "/v1/events/"+event.ID.String()+"/explain", "", key.with()...)
+		want[any](t, b, http.StatusOK, "GET", path+"/deliveries?status=pending", "", key.with()...)
+		want[any](t, b, http.StatusOK, "GET", path+"/stats", "", key.with()...)
+		list, _ := want[struct{ Data []webhook.EventSummary }](t, b, http.StatusOK, "GET", "/v1/events", "", key.with()...)
+		if len(list.Data) != 3 || list.Data[0].ID != event.ID {
+			t.Errorf("/v1/events shows %+v", list)
+		}
 		want[any](t, b, http.StatusNoContent, "DELETE", path, "", key.with()...)
 		want[any](t, b, http.StatusNoContent, "DELETE", "/v1/keys/"+key.ID.String(), "", key.with()...)
 		refused(t, b, http.StatusUnauthorized, "unauthorized", "GET", "/v1/webhooks", "", key.with()...)

@@ -61,6 +61,8 @@ func TestTheDocumentHasTheClosedSetsOfWords(t *testing.T) {
 	for schema, words := range map[string]string{
 		"Reason": fmt.Sprint(webhook.Reasons()), "Scope": fmt.Sprint(sorted(webhook.Scopes())), "DeliveryStatus": fmt.Sprint(statuses),
 		"InstanceRole":   fmt.Sprint([]webhook.Role{webhook.RoleIngest, webhook.RoleDispatcher}),
+		"Cause":          fmt.Sprint(webhook.Causes()),
+		"BreakerState":   fmt.Sprint([]webhook.BreakerState{webhook.BreakerClosed, webhook.BreakerOpen, webhook.BreakerHalfOpen}),
 		"InstanceStatus": fmt.Sprint([]webhook.InstanceStatus{webhook.InstanceAlive, webhook.InstanceStale}),
 	} {
 		documented := contract.Enum(schema)

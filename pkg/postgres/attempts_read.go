@@ -23,12 +23,23 @@ type AttemptPosition struct {
 	ID        webhook.ID
 }
 
+const attemptColumns = `id, event_id, webhook_id, tenant, number, reason, status, status_code, started_at, next_attempt_at,
+	queue_wait_us, dns_us, connect_us, tls_us, auth_us, first_byte_us, total_us, response, detail, instance`
+
+// scanAttempt reads attemptColumns.
+func scanAttempt(row pgx.CollectableRow) (webhook.Attempt, error) {
+	var a webhook.Attempt
+	t := &a.Timings
+	err := row.Scan(&a.ID, &a.EventID, &a.WebhookID, &a.Tenant, &a.Number, &a.Reason, &a.Status, &a.StatusCode,
+		&a.StartedAt, &a.NextAttemptAt, &t.QueueWait, &t.DNS, &t.Connect, &t.TLS, &t.Auth, &t.FirstByte, &t.Total,
+		&a.Response, &a.Detail, &a.Instance)
+	a.StartedAt, a.NextAttemptAt = a.StartedAt.UTC(), utc(a.NextAttemptAt)
+	return a, err
+}
+
 // Attempts reads attempts of an event, by the time they started, oldest first.
 func Attempts(ctx context.Context, q Querier, eventID webhook.ID, filter AttemptsFilter) ([]webhook.Attempt, error) {
-	sql, args := `
-		SELECT id, event_id, webhook_id, tenant, number, reason, status, status_code, started_at, next_attempt_at,
-		       queue_wait_us, dns_us, connect_us, tls_us, auth_us, first_byte_us, total_us, response, detail, instance
-		FROM fairhook.attempts WHERE event_id = $1`, []any{eventID}
+	sql, args := `SELECT `+attemptColumns+` FROM fairhook.attempts WHERE event_id = $1`, []any{eventID}
 	if filter.WebhookID != nil {
 		args = append(args, *filter.WebhookID)
 		sql += fmt.Sprintf(` AND webhook_id = $%d`, len(args))
@@ -44,15 +55,7 @@ func Attempts(ctx context.Context, q Querier, eventID webhook.ID, filter Attempt
 	if err != nil {
 		return nil, fmt.Errorf("load the attempts of event %s: %w", eventID, err)
 	}
-	attempts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (webhook.Attempt, error) {
-		var a webhook.Attempt
-		t := &a.Timings
-		err := row.Scan(&a.ID, &a.EventID, &a.WebhookID, &a.Tenant, &a.Number, &a.Reason, &a.Status, &a.StatusCode,
-			&a.StartedAt, &a.NextAttemptAt, &t.QueueWait, &t.DNS, &t.Connect, &t.TLS, &t.Auth, &t.FirstByte, &t.Total,
-			&a.Response, &a.Detail, &a.Instance)
-		a.StartedAt, a.NextAttemptAt = a.StartedAt.UTC(), utc(a.NextAttemptAt)
-		return a, err
-	})
+	attempts, err := pgx.CollectRows(rows, scanAttempt)
 	if err != nil {
 		return nil, fmt.Errorf("load the attempts of event %s: %w", eventID, err)
 	}

@@ -21,8 +21,8 @@ func oauth2() *webhook.Auth {
 // usable is a webhook without faults.
 func usable(change func(w *webhook.Webhook)) *webhook.Webhook {
 	w := &webhook.Webhook{
-		Signatures: []webhook.Scheme{webhook.SchemeStandard},
-		Tenant:     "acme", URL: "https://example.com", EventTypes: []string{"*"}, TimeoutSeconds: 1, MaxInFlight: 1, Weight: 1,
+		Signatures: []webhook.Scheme{webhook.SchemeStandard}, Ordering: webhook.OrderingNone,
+		Tenant: "acme", URL: "https://example.com", EventTypes: []string{"*"}, TimeoutSeconds: 1, MaxInFlight: 1, Weight: 1,
 		MaxAgeSeconds: 1, MaxBacklog: 1,
 	}
 	change(w)
