@@ -16,6 +16,7 @@ import (
 
 func newEventCommand() *cobra.Command {
 	return group("event", "See events and what became of them",
+		newEventListCommand(), newEventTailCommand(), newEventExplainCommand(),
 		remoteCommand("show ID", "Show an event and where its deliveries stand",
 			`Show an event, where each of its deliveries stands, and its payload.`,
 			cobra.ExactArgs(1), nil, func(ctx context.Context, c *call) error {

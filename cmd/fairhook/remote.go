@@ -68,6 +68,8 @@ type call struct {
 	args []string
 	in   io.Reader
 	out  *printer
+	// untilStopped ends with the first signal alone, whatever --timeout says.
+	untilStopped context.Context
 }
 
 // remoteCommand makes a command that talks to an API. declare, which may be nil,
@@ -98,7 +100,9 @@ func remoteCommand(use, short, long string, args cobra.PositionalArgs, declare f
 		if err != nil {
 			return usage("%w", err)
 		}
-		return coded(run(ctx, &call{c, args, cmd.InOrStdin(), &printer{w: cmd.OutOrStdout(), json: r.Output == outputJSON}}))
+		return coded(run(ctx, &call{
+			Client: c, args: args, in: cmd.InOrStdin(), out: &printer{w: cmd.OutOrStdout(), json: r.Output == outputJSON}, untilStopped: cmd.Context(),
+		}))
 	}
 	return cmd
 }
@@ -168,6 +172,14 @@ func (p *printer) line(v any) error {
 	encoder := json.NewEncoder(p.w)
 	encoder.SetEscapeHTML(false)
 	return encoder.Encode(v)
+}
+
+// item prints one of many things as they come.
+func (p *printer) item(v any, row []string) error {
+	if p.json {
+		return p.line(v)
+	}
+	return p.say("%s", strings.Join(row, "  "))
 }
 
 // say prints a sentence for people.

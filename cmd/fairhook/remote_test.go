@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/fairhook/fairhook/pkg/daemon"
@@ -108,6 +109,28 @@ func TestTool(t *testing.T) {
 		event := strings.Fields(sent.stdout)[1]
 		mustContain(t, k.ok(t, "event", "show", event), event, "order.paid", `{"order": 7}`)
 		mustContain(t, k.ok(t, "event", "attempts", event), "server_error", "500", id)
+	})
+	t.Run("EventsAreListedExplainedAndFollowed", func(t *testing.T) {
+		t.Parallel()
+		tail := startFairhook(t, k.env, "event", "tail", "--tenant", "followed", "--since", "1m")
+		hook := k.asJSON(t, "webhook", "create", "--json", `{"tenant": "followed", "url": "`+target+`", "status": "paused"}`)["id"].(string)
+		event := k.asJSON(t, "send", "order.followed", "--tenant", "followed")["id"].(string)
+		tail.waitFor(event)
+		tail.signal(syscall.SIGTERM)
+		if code := tail.exitCode(); code != 0 {
+			t.Errorf("told to stop, it ends with %d", code)
+		}
+		mustContain(t, k.ok(t, "event", "list", "--tenant", "followed", "--type", "order.followed", "--since", "1h"), event, "order.followed")
+		mustContain(t, k.ok(t, "event", "explain", event), "parked: paused", "Its webhook is paused")
+		mustContain(t, k.ok(t, "webhook", "deliveries", hook, "--status", "parked"), event, "parked")
+		mustContain(t, k.ok(t, "webhook", "stats", hook), "backlog", "paused")
+		if secret := k.asJSON(t, "webhook", "rotate", hook, "--overlap", "1h")["secret"].(string); !strings.HasPrefix(secret, "whsec_") {
+			t.Errorf("rotated to %q", secret)
+		}
+		// The receiver trusts another secret, so the test is answered 401.
+		if r := k.run(t, "", "webhook", "test", hook); r.code != 1 || !strings.Contains(r.stdout, "client_error") {
+			t.Errorf("a test that fails: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+		}
 	})
 	t.Run("WebhooksAreListedShownAndChanged", func(t *testing.T) {
 		t.Parallel()

@@ -20,7 +20,8 @@ import (
 
 func newWebhookCommand() *cobra.Command {
 	return group("webhook", "Manage webhooks",
-		newWebhookListCommand(), newWebhookCreateCommand(), newWebhookUpdateCommand(),
+		newWebhookListCommand(), newWebhookCreateCommand(), newWebhookUpdateCommand(), newWebhookDeliveriesCommand(),
+		newWebhookStatsCommand(), newWebhookTestCommand(), newWebhookRotateCommand(),
 		eachWebhook("show ID...", "Show webhooks", `Show webhooks, with all their settings.`,
 			func(ctx context.Context, c *call, id string) (*client.Webhook, error) {
 				return c.Webhooks().Get(ctx, id)
@@ -204,32 +205,8 @@ func eachWebhook(use, short, long string, do func(context.Context, *call, string
 	})
 }
 
-// webhookFields are what is printed of a webhook: every setting under the name that it
-// has in the API, those that people look for first.
+// webhookFields are what is printed of a webhook: what people look for first, and then
+// every other setting.
 func webhookFields(w *client.Webhook) []field {
-	first := []string{"id", "tenant", "url", "status", "disabled_reason", "description", "event_types"}
-	text, err := json.Marshal(w)
-	if err != nil {
-		return nil
-	}
-	var members map[string]json.RawMessage
-	if json.Unmarshal(text, &members) != nil {
-		return nil
-	}
-	names := slices.Clone(first)
-	for name := range members {
-		if !slices.Contains(first, name) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names[len(first):])
-	var fields []field
-	for _, name := range names {
-		value := strings.Trim(string(members[name]), `"`)
-		if value == "null" || value == "{}" || value == "[]" {
-			continue
-		}
-		fields = append(fields, field{name, printable([]byte(value))})
-	}
-	return fields
+	return jsonFields(w, "id", "tenant", "url", "status", "disabled_reason", "description", "event_types")
 }
