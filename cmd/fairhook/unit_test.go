@@ -122,7 +122,7 @@ func TestDeliveryIsShownAsItCame(t *testing.T) {
 	d := delivery{
 		method: "POST", target: "/hook?a=b", proto: "HTTP/1.1", host: "127.0.0.1:1",
 		header: http.Header{"Webhook-Id": {"evt"}, "B": {"2", "3"}, "A": {"1"}, "Fairhook-Event-Type": {"order.paid"}, "Fairhook-Attempt": {"2"}},
-		body:   []byte("{\n \"a\": 1}"), at: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		body:   []byte("{\n \"a\": 1}"), at: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), verified: true,
 	}
 	const want = "POST /hook?a=b HTTP/1.1\nHost: 127.0.0.1:1\nA: 1\nB: 2\nB: 3\nFairhook-Attempt: 2\nFairhook-Event-Type: order.paid\nWebhook-Id: evt\n\n{\n \"a\": 1}"
 	if got := d.show(); got != want {

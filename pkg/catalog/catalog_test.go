@@ -110,7 +110,8 @@ func (b *bundle) exec(sql string, args ...any) {
 func (b *bundle) insert(edits ...func(*webhook.Webhook)) *webhook.Webhook {
 	b.t.Helper()
 	w := &webhook.Webhook{
-		ID: webhook.NewID(time.Now()), Tenant: "acme", URL: "https://example.com/hook", EventTypes: []string{"*"},
+		Ordering: webhook.OrderingNone,
+		ID:       webhook.NewID(time.Now()), Tenant: "acme", URL: "https://example.com/hook", EventTypes: []string{"*"},
 		State: webhook.StateActive, Headers: map[string]webhook.Secret{}, TimeoutSeconds: 20, MaxInFlight: 50,
 		RetrySchedule: []int{1, 2, 3}, MaxAgeSeconds: 60, MaxBacklog: 1000, AllowedCIDRs: []string{},
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"syscall"
 )
 
@@ -45,17 +44,14 @@ func (g *Guard) ClientFor(config TLS) *http.Client {
 	return g.client(transport)
 }
 
-// patient is a connection whose failing writes wait for what the other side has said.
+// patient is a connection whose writes do not say that the other side has ended it.
 //
 // With TLS 1.3 a server judges the client's certificate after the client's handshake
 // is over. Its alert, which says what is wrong, and the end of the connection arrive
 // while the request is being written, and a write that fails first would be all that
-// is heard. So as long as nothing was read since the last write, a write that fails is
-// not reported: reading gives the alert, or else the same end.
-type patient struct {
-	net.Conn
-	written atomic.Bool // and nothing read since
-}
+// is heard. So that is left to reading, which gives the alert, or else the same end:
+// whoever writes on such a connection reads from it too.
+type patient struct{ net.Conn }
 
 // dialPatiently makes connections that are patient.
 func dialPatiently(dial dialFunc) dialFunc {
@@ -64,24 +60,15 @@ func dialPatiently(dial dialFunc) dialFunc {
 		if err != nil {
 			return nil, err
 		}
-		return &patient{Conn: conn}, nil
+		return patient{conn}, nil
 	}
 }
 
 type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
-func (c *patient) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if n > 0 {
-		c.written.Store(false)
-	}
-	return n, err
-}
-
-func (c *patient) Write(p []byte) (int, error) {
-	unanswered := c.written.Swap(true)
+func (c patient) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	if unanswered && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
 		return len(p), nil
 	}
 	return n, err
