@@ -102,8 +102,12 @@ func TestAWebhookThatCannotBeReadIsLeftAloneForAMoment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.start()
+	// It was right when the dispatcher started, which refuses keys that are not.
+	if _, err := b.db.Exec(t.Context(), `UPDATE fairhook.webhook_secrets SET sealed = $1`, seal.New(other).Seal([]byte("secret"), hook.ID.String())); err != nil {
+		t.Fatal(err)
+	}
 	b.submit(hook, 300)
-	b.start(func(c *Config) { c.Box = seal.New(other) })
 	b.eventually("deliveries were put off", func() bool {
 		return b.count(`SELECT count(*) FROM fairhook.river_job WHERE metadata ? 'snoozes'`) > 0
 	})

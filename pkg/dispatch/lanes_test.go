@@ -588,7 +588,7 @@ func TestHostExcess(t *testing.T) {
 		{URL: "https://b.example/", Holder: "y", Running: 6},
 		{URL: "::", Holder: "y", Running: 60},
 	}, 5)
-	if want := map[string]int{"a.example": 2, "b.example": 1}; !maps.Equal(got, want) {
+	if want := map[string]int{"a.example:443": 2, "b.example:443": 1}; !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
