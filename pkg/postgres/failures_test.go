@@ -367,7 +367,7 @@ func TestAFailingWebhook(t *testing.T) {
 		b.operator("webhook.disabled")
 		for range 2 { // as after an unknown commit
 			_, _, err := b.announcer.Record(t.Context(), b.db, postgres.Outcomes{
-				Disable: []postgres.Disabling{{WebhookID: b.hook.ID, Reason: "gone"}},
+				Disable: []postgres.Disabling{{WebhookID: b.hook.ID, URL: b.hook.URL, Reason: "gone"}},
 			}, b.policy, time.Now())
 			if err != nil {
 				t.Fatal(err)
