@@ -7,7 +7,9 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // TLS is what one receiver's connections have of their own.
@@ -44,14 +46,23 @@ func (g *Guard) ClientFor(config TLS) *http.Client {
 	return g.client(transport)
 }
 
-// patient is a connection whose writes do not say that the other side has ended it.
+// patient is a connection whose failing writes wait for what the other side has said.
 //
 // With TLS 1.3 a server judges the client's certificate after the client's handshake
 // is over. Its alert, which says what is wrong, and the end of the connection arrive
 // while the request is being written, and a write that fails first would be all that
-// is heard. So that is left to reading, which gives the alert, or else the same end:
-// whoever writes on such a connection reads from it too.
-type patient struct{ net.Conn }
+// is heard. So on a new connection, and as long as nothing was read since the last
+// write, a write that fails is not reported: reading gives the alert, or else the same
+// end. A connection that was idle is no such case: there net/http takes another.
+type patient struct {
+	net.Conn
+	newUntil time.Time
+	written  atomic.Bool // and nothing read since
+}
+
+// newFor is how long a connection counts as new: reading the alert is no reason for the
+// next write to say something else.
+const newFor = 5 * time.Second
 
 // dialPatiently makes connections that are patient.
 func dialPatiently(dial dialFunc) dialFunc {
@@ -60,15 +71,24 @@ func dialPatiently(dial dialFunc) dialFunc {
 		if err != nil {
 			return nil, err
 		}
-		return patient{conn}, nil
+		return &patient{Conn: conn, newUntil: time.Now().Add(newFor)}, nil
 	}
 }
 
 type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
-func (c patient) Write(p []byte) (int, error) {
+func (c *patient) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.written.Store(false)
+	}
+	return n, err
+}
+
+func (c *patient) Write(p []byte) (int, error) {
+	unanswered := c.written.Swap(true)
 	n, err := c.Conn.Write(p)
-	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+	if (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) && (unanswered || time.Now().Before(c.newUntil)) {
 		return len(p), nil
 	}
 	return n, err

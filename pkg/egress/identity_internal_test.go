@@ -7,6 +7,7 @@ import (
 	"net"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // failingConn reads what it was given, and then fails; its writes fail when told to.
@@ -34,6 +35,7 @@ func TestAWriteThatFailsWaitsForWhatTheOtherSideSaid(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		conn.(*patient).newUntil = time.Time{} // it is not new any more
 		return inner, conn
 	}
 	write := func(t *testing.T, conn net.Conn, want error) {
@@ -57,6 +59,18 @@ func TestAWriteThatFailsWaitsForWhatTheOtherSideSaid(t *testing.T) {
 			write(t, conn, broken) // it has been heard
 		})
 	}
+	t.Run("WhenItIsNewAndItsAlertWasRead", func(t *testing.T) {
+		t.Parallel()
+		inner, conn := dial(t)
+		conn.(*patient).newUntil = time.Now().Add(time.Hour)
+		write(t, conn, nil)
+		inner.answers.WriteString("alert")
+		if n, err := conn.Read(make([]byte, 10)); n != 5 || err != nil {
+			t.Errorf("read %d, %v", n, err)
+		}
+		inner.fails = syscall.EPIPE
+		write(t, conn, nil)
+	})
 	t.Run("ButNotWhenNothingWasAskedOfIt", func(t *testing.T) {
 		t.Parallel()
 		inner, conn := dial(t)
