@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -187,6 +188,28 @@ func TestStrictOrder(t *testing.T) {
 		b.eventually("River has discarded the job", func() bool {
 			return b.count(`SELECT count(*) FROM fairhook.river_job WHERE state = 'discarded'`) == 1
 		})
+	})
+
+	t.Run("AHeadThatIsSkippedAndClosesTheGateHasNobodySentAfterIt", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		var asked atomic.Int32
+		r := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) {
+			asked.Add(1)
+			w.WriteHeader(http.StatusBadGateway)
+		})
+		w := b.hook(r.URL, strict, func(w *webhook.Webhook) { w.OrderingSkipAfter, w.RetrySchedule = new(1), []int{3600} })
+		events := b.submit(w, 3)
+		b.start()
+		b.ended(events[0])
+		// What follows would go out with River's next fetch, which is long over when the
+		// gate's time begins to run out.
+		b.eventually("the gate is half way through", func() bool {
+			return b.count(`SELECT count(*) FROM fairhook.lane_gates WHERE until < now() + interval '2.5 seconds'`) == 1
+		})
+		if n := asked.Load(); n != 1 {
+			t.Errorf("%d requests were made, with the gate closed after the first", n)
+		}
 	})
 
 	t.Run("AHeadThatIsCancelledByHandLetsThoseBehindItGoOn", func(t *testing.T) {

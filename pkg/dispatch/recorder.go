@@ -91,6 +91,7 @@ func (to *recording) commit(ctx context.Context, records []record) error {
 	var (
 		o        postgres.Outcomes
 		settling []*fairqueue.Settlement
+		goOn     []*fairqueue.Settlement // those after which the lane may go on at once
 	)
 	for _, r := range records {
 		o.Attempts = append(o.Attempts, r.attempt)
@@ -99,6 +100,10 @@ func (to *recording) commit(ctx context.Context, records []record) error {
 		}
 		if r.settle != nil {
 			settling, o.Settle = append(settling, r.settle), append(o.Settle, to.queue.Settle(*r.settle))
+			// The queue hears of a gate that closes here when that has committed.
+			if r.disable == "" && (r.gate == nil || r.gate.Cause == "") {
+				goOn = append(goOn, r.settle)
+			}
 		}
 		if r.disable != "" {
 			o.Disable = append(o.Disable, postgres.Disabling{WebhookID: r.attempt.WebhookID, URL: r.disable, Reason: disabledGone})
@@ -120,7 +125,7 @@ func (to *recording) commit(ctx context.Context, records []record) error {
 			ctx, cancel := context.WithTimeout(ctx, recordTimeout)
 			defer cancel()
 			all := o
-			next, hand, more := to.queue.Next(settling)
+			next, hand, more := to.queue.Next(goOn)
 			if more {
 				all.Settle = append(slices.Clone(o.Settle), next)
 			}

@@ -350,6 +350,14 @@ func (q *Queue) arrangeSome(ctx context.Context, id webhook.ID, o webhook.Orderi
 			case running:
 				return errNotArranged
 			}
+			// What ran when it was looked for above, and has gone back to waiting before it
+			// was asked for here, has no place yet. Nothing runs any more.
+			if tag, err = tx.Exec(ctx, arrangeSQL, Lane(id), misplaced(o), o, arrangeBatch); err != nil {
+				return err
+			}
+			if more = tag.RowsAffected() >= arrangeBatch; more {
+				return nil
+			}
 		}
 		_, err = tx.Exec(ctx, `UPDATE fairhook.lane_owners SET ordering = $2 WHERE webhook_id = $1 AND ordering <> $2`, id, o)
 		return err

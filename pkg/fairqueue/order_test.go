@@ -553,3 +553,54 @@ func (l *orderedLane) checkOneAtATime() {
 		l.rt.Fatalf("%d are under way at once", most)
 	}
 }
+
+// TestWhatFailsWhileItsLaneIsArrangedGetsItsPlace has a job that runs when the lane is
+// looked through go back to waiting before anybody asks whether something runs.
+func TestWhatFailsWhileItsLaneIsArrangedGetsItsPlace(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	hook := b.orderedHook(t, webhook.OrderingNone)
+	first, second := b.accept(t, hook, ""), b.accept(t, hook, "")
+	b.run(t, `UPDATE fairhook.river_job SET state = 'running' WHERE id = $1`, first)
+	b.run(t, `UPDATE fairhook.webhooks SET ordering = 'strict' WHERE id = $1`, hook)
+	if _, _, err := postgres.ClaimLanes(t.Context(), b.db, b.cfg.ClientID, []webhook.ID{hook}, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	holder, err := b.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = holder.Rollback(context.Background()) }()
+	if _, err := holder.Exec(t.Context(), `SELECT FROM fairhook.river_job WHERE id = $1 FOR UPDATE`, second); err != nil {
+		t.Fatal(err)
+	}
+	type outcome struct {
+		done bool
+		err  error
+	}
+	arranged := make(chan outcome, 1)
+	go func() {
+		done, err := b.Arrange(t.Context(), hook, webhook.OrderingStrict)
+		arranged <- outcome{done, err}
+	}()
+	for waiting := false; !waiting; {
+		err := b.db.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`).Scan(&waiting)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.run(t, `UPDATE fairhook.river_job SET state = 'retryable', scheduled_at = now() + interval '1 hour' WHERE id = $1`, first)
+	if err := holder.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-arranged; got.err != nil || !got.done {
+		t.Fatalf("arranged: %+v", got)
+	}
+	var strays int
+	if err := b.db.QueryRow(t.Context(), `SELECT count(*) FROM fairhook.river_job WHERE priority <> $1`, placeStrict).Scan(&strays); err != nil {
+		t.Fatal(err)
+	}
+	if strays != 0 {
+		t.Errorf("%d jobs have no place in the order", strays)
+	}
+}
