@@ -104,6 +104,17 @@ func newEvent(t *testing.T, db postgres.Querier) {
 		webhook.NewID(query[time.Time](t, db, `SELECT now()`)))
 }
 
+// newWebhookOf inserts a webhook of a tenant, and runs a statement that is given its id.
+func newWebhookOf(t *testing.T, db postgres.Querier, tenant, statement string) webhook.ID {
+	t.Helper()
+	id := webhook.NewID(time.Now())
+	exec(t, db, `INSERT INTO fairhook.webhooks (id, tenant, url, description, event_types, status, headers,
+			timeout_seconds, max_in_flight, retry_schedule_seconds, max_age_seconds)
+		VALUES ($1, $2, 'https://example.com', '', '{*}', 'active', '{"X":"y"}', 1, 1, '{1}', 1)`, id, tenant)
+	exec(t, db, statement, id)
+	return id
+}
+
 func TestUp(t *testing.T) {
 	t.Parallel()
 
@@ -358,6 +369,51 @@ func TestDown(t *testing.T) {
 			if again := objects(t, db.Pool); !slices.Equal(again, full) {
 				t.Fatalf("down to %d and up again gives %q, want %q", version-1, again, full)
 			}
+		}
+	})
+
+	// What a release leaves behind must make sense to the one before it, and must not be
+	// in the way when that is upgraded again.
+	t.Run("LeavesWhatTheReleaseBeforeCanWorkWithAndUpWorksAgain", func(t *testing.T) {
+		t.Parallel()
+		db := pgtest.New(t)
+		hook := newWebhookOf(t, db.Pool, "acme", `UPDATE fairhook.webhooks SET signatures = '{github,standard_ed25519}', signature_template = '{}',
+			auto_disable_after_seconds = 60, ordering = 'strict', ordering_skip_after = 2 WHERE id = $1`)
+		operator := newWebhookOf(t, db.Pool, webhook.OperatorTenant, `INSERT INTO fairhook.webhook_failures (webhook_id, failed_at, failed_worked, failing_for, attempts, reason)
+			VALUES ($1, now(), '0', '0', 1, 'timeout')`)
+		for kind, key := range map[webhook.SecretKind][]byte{webhook.SecretSymmetric: nil, webhook.SecretText: nil, webhook.SecretEd25519: make([]byte, 32)} {
+			exec(t, db.Pool, `INSERT INTO fairhook.webhook_secrets (id, webhook_id, sealed, kind, public_key) VALUES (gen_random_uuid(), $1, '', $2, $3)`, hook, kind, key)
+		}
+		exec(t, db.Pool, `INSERT INTO fairhook.webhook_credentials (webhook_id, sealed) VALUES ($1, '')`, hook)
+		exec(t, db.Pool, `INSERT INTO fairhook.instances (id, role, version, host, reads_sealed_headers) VALUES ('d', 'dispatcher', 'x', 'h', true)`)
+		for place, state := range []string{"available", "retryable", "scheduled", "running"} {
+			exec(t, db.Pool, `INSERT INTO fairhook.river_job (args, kind, max_attempts, priority, queue, state)
+				VALUES ('{"ordering_key":"k"}', 'delivery', 10000, $1, $2, $3::text::fairhook.river_job_state)`, place+1, "wh-"+hook.String(), state)
+		}
+		for i, cause := range []postgres.GateCause{postgres.GateAuth, postgres.GateBreaker} {
+			exec(t, db.Pool, `INSERT INTO fairhook.lane_gates (webhook_id, cause, until, closed_at, attempt_at)
+				VALUES ($1, $2, now() + interval '1 hour', now(), now())`, []webhook.ID{hook, operator}[i], cause)
+		}
+
+		migrator := openMigrator(t, db.URL)
+		for version := newest(t) - 1; version >= 10; version-- {
+			if _, err := migrator.Down(t.Context(), postgres.DownOptions{To: &version, DiscardData: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for what, want := range map[string]int{
+			`river_job WHERE priority = 1`:                4, // the places of a release that knows no order
+			`webhook_secrets`:                             1, // which it can sign with
+			`lane_gates WHERE cause NOT IN ('auth')`:      0, // it went with the operators' webhook
+			`webhooks`:                                    1,
+			`webhooks WHERE tenant = 'fairhook.operator'`: 0,
+		} {
+			if n := query[int](t, db.Pool, `SELECT count(*) FROM fairhook.`+what); n != want {
+				t.Errorf("%d rows of %s are left, want %d", n, what, want)
+			}
+		}
+		if err := migrator.Up(t.Context()); err != nil {
+			t.Error(err)
 		}
 	})
 

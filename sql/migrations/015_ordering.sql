@@ -291,6 +291,10 @@ END $$;
 
 ---- create above / drop below ----
 
+-- The version before knows one place, and fetches from the others only when nothing waits
+-- there. Nor would this migration, applied again, know whose order they had.
+UPDATE fairhook.river_job SET priority = 1 WHERE queue LIKE 'wh-%' AND priority <> 1 AND finalized_at IS NULL;
+
 DROP FUNCTION fairhook.submit_event(text, text, jsonb, jsonb, timestamptz, uuid, text, boolean, text);
 DROP FUNCTION fairhook.submit_event(text, text, json, jsonb, timestamptz, uuid, text, boolean, text);
 DROP FUNCTION fairhook.submit_event(text, text, text, jsonb, timestamptz, uuid, text, boolean, text);
