@@ -76,7 +76,7 @@ func causeOf(f *deliveryFacts) webhook.Cause {
 		return webhook.CauseNotDue
 	case f.dispatchers == 0:
 		return webhook.CauseNoDispatcher
-	case f.hook.Ordering.Ordered():
+	case f.ahead > 0 && !f.job.Free(f.hook.Ordering):
 		return webhook.CauseWaitingInOrder
 	case f.running >= f.hook.MaxInFlight:
 		return webhook.CauseAtMaxInFlight
@@ -437,9 +437,9 @@ func tellWaiting(f *deliveryFacts, cause webhook.Cause) string {
 		return "It is due, and " + ahead + " deliveries of its lane go before it."
 	case webhook.CauseWaitingInOrder:
 		if f.hook.Ordering == webhook.OrderingStrict {
-			return "It is due. Its webhook gets its deliveries in strict order: those that were accepted before it go first, also one that waits for its next attempt."
+			return "It is due. Its webhook gets its deliveries in strict order: those that were accepted before it go first (" + ahead + "), also one that waits for its next attempt."
 		}
-		return "It is due. Its webhook gets its deliveries in the order of their ordering_key: those with its key that were accepted before it go first, also one that waits for its next attempt."
+		return "It is due. Its webhook gets its deliveries in the order of their ordering_key: those with its key that were accepted before it go first (" + ahead + "), also one that waits for its next attempt."
 	case webhook.CauseAtMaxInFlight:
 		return fmt.Sprintf("It is due. The webhook has %d requests under way, and max_in_flight is %d: as these end, it follows after %s others.",
 			f.running, f.hook.MaxInFlight, ahead)

@@ -3,6 +3,7 @@ package api_test
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,38 @@ func TestExplain(t *testing.T) {
 		d = explain(t, events[1]).Deliveries[0]
 		if d.Cause != webhook.CauseDelivering || *d.Lane.Dispatcher != "alive" || d.Lane.Ahead != nil {
 			t.Errorf("explained as %+v, lane %+v", d, d.Lane)
+		}
+	})
+	t.Run("CountsWhatGoesBeforeInOrder", func(t *testing.T) {
+		t.Parallel()
+		for ordering, want := range map[webhook.Ordering][]string{
+			// The head waits for its next attempt, which is due after all of the others.
+			webhook.OrderingStrict: {"waiting_for_retry", "waiting_in_order 1", "waiting_in_order 2", "waiting_in_order 3", "waiting_in_order 4"},
+			webhook.OrderingKey:    {"waiting_for_retry", "waiting_in_order 1", "next_in_lane 0", "next_in_lane 0", "behind_backlog 1"},
+		} {
+			hook := hookOf(t, `,"ordering":"`+string(ordering)+`"`)
+			var events []webhook.ID
+			for i, key := range []string{"a", "a", "b", "", ""} {
+				event := insertEvent(t, b, nil, `{}`, hook)
+				setJob(t, b, event, hook, "available", 0, time.Now().Add(time.Duration(i-10)*time.Second))
+				exec(t, b, `UPDATE fairhook.river_job SET priority = CASE WHEN $2 = '' THEN 2 ELSE 3 END, args = args || CASE WHEN $2 = '' THEN '{}'
+					ELSE jsonb_build_object('ordering_key', $2::text) END WHERE priority < 4 AND unique_key = $1`, slices.Concat(event[:], hook[:]), key)
+				events = append(events, event)
+			}
+			setJob(t, b, events[0], hook, "retryable", 1, time.Now().Add(time.Hour))
+			if ordering == webhook.OrderingStrict {
+				exec(t, b, `UPDATE fairhook.river_job SET priority = 4 WHERE queue = $1`, "wh-"+hook.String())
+			}
+			for i, event := range events {
+				d := explain(t, event).Deliveries[0]
+				got := string(d.Cause)
+				if d.Lane.Ahead != nil {
+					got += fmt.Sprint(" ", *d.Lane.Ahead)
+				}
+				if got != want[i] {
+					t.Errorf("%s: number %d is explained by %s, want %s", ordering, i, got, want[i])
+				}
+			}
 		}
 	})
 	t.Run("KnowsADeadDispatcher", func(t *testing.T) {

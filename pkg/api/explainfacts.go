@@ -30,8 +30,8 @@ type deliveryFacts struct {
 	gate    *webhook.GateView         // nil: none is closed, besides the webhook's state
 	owner   *webhook.LaneOwner        // nil: nobody has the lane alone
 	job     *fairqueue.QueuedDelivery // nil: the delivery is not queued
-	// ahead is how many deliveries are fetched before this one, if it is due, and
-	// running how many of the lane dispatchers have: more than maxCounted means more.
+	// ahead is how many deliveries go before this one, if it is due, and running how many
+	// of the lane dispatchers have: more than maxCounted means more.
 	ahead, running int
 	attempts       []webhook.Attempt // oldest first
 	attemptsMissed bool              // there were others before
@@ -144,7 +144,11 @@ func readFacts(ctx context.Context, tx pgx.Tx, event webhook.ID, d webhook.Deliv
 		return nil, fmt.Errorf("explain event %s: its delivery to webhook %s is %s, and has no job", event, d.WebhookID, d.Status)
 	}
 	f.job = &job
-	if f.ahead, f.running, err = fairqueue.CountAhead(ctx, tx, &job, maxCounted+1); err != nil {
+	ordering := webhook.OrderingNone
+	if f.hook != nil {
+		ordering = f.hook.Ordering
+	}
+	if f.ahead, f.running, err = fairqueue.CountAhead(ctx, tx, &job, ordering, maxCounted+1); err != nil {
 		return nil, err
 	}
 	f.dispatchers, f.heard, err = postgres.Dispatchers(ctx, tx, []string{job.Dispatcher}, webhook.StaleAfter)

@@ -159,17 +159,34 @@ func LiveTo(ctx context.Context, q postgres.Querier, id webhook.ID, eventIDs []w
 	return live, nil
 }
 
-// CountAhead counts the deliveries of a lane that are fetched before the given one, and
-// those that dispatchers have, each up to limit.
-func CountAhead(ctx context.Context, q postgres.Querier, d *QueuedDelivery, limit int) (ahead, running int, err error) {
+// Free reports whether a delivery waits for none of those before it in a lane with this
+// ordering, but for room.
+func (d *QueuedDelivery) Free(o webhook.Ordering) bool {
+	return !o.Ordered() || o == webhook.OrderingKey && d.priority == placeFree
+}
+
+// CountAhead counts the deliveries of a lane with this ordering that are fetched before
+// the given one, and those that dispatchers have, each up to limit. Before one that has
+// an order to keep come those that were accepted before it, of the lane or of its key,
+// until they have ended.
+func CountAhead(ctx context.Context, q postgres.Querier, d *QueuedDelivery, o webhook.Ordering, limit int) (ahead, running int, err error) {
 	// One that is not available yet will come after those that fall due before it.
+	before := `state = 'available' AND queue = $1 AND (priority, scheduled_at, id) < ($3::smallint, $4::timestamptz, $5::bigint)`
+	args := []any{freshPlan, Lane(d.WebhookID), limit, d.priority, d.DueAt, d.job}
+	switch {
+	case o == webhook.OrderingStrict && d.priority == placeStrict:
+		before = `queue = $1 AND priority = 4 AND finalized_at IS NULL AND id + 0 < $3::bigint`
+		args = []any{freshPlan, Lane(d.WebhookID), limit, d.job}
+	case o == webhook.OrderingKey && d.priority == placeKeyed:
+		before = `queue = $1 AND priority = 3 AND finalized_at IS NULL AND id < $3::bigint AND (args->>'ordering_key') COLLATE "C" =
+			(SELECT args->>'ordering_key' FROM fairhook.river_job WHERE id = $3::bigint)`
+		args = []any{freshPlan, Lane(d.WebhookID), limit, d.job}
+	}
 	err = q.QueryRow(ctx, `
-		SELECT (SELECT count(*) FROM (
-			SELECT FROM fairhook.river_job
-			WHERE state = 'available' AND queue = $1 AND (priority, scheduled_at, id) < ($2::smallint, $3::timestamptz, $4::bigint) LIMIT $5) a),
+		SELECT (SELECT count(*) FROM (SELECT FROM fairhook.river_job WHERE `+before+` LIMIT $2) a),
 		(SELECT count(*) FROM (
-			SELECT FROM fairhook.river_job WHERE state = 'running' AND queue = $1 LIMIT $5) r)`,
-		freshPlan, Lane(d.WebhookID), d.priority, d.DueAt, d.job, limit).Scan(&ahead, &running)
+			SELECT FROM fairhook.river_job WHERE state = 'running' AND queue = $1 LIMIT $2) r)`,
+		args...).Scan(&ahead, &running)
 	if err != nil {
 		return 0, 0, fmt.Errorf("count what goes before a delivery to webhook %s: %w", d.WebhookID, err)
 	}

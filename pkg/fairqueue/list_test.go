@@ -107,11 +107,11 @@ func TestLaneDeliveries(t *testing.T) {
 				t.Fatal(live, err)
 			}
 			d := live[byName(name)]
-			got, running, err := fairqueue.CountAhead(t.Context(), db, &d, 100)
+			got, running, err := fairqueue.CountAhead(t.Context(), db, &d, webhook.OrderingNone, 100)
 			if err != nil || got != ahead || running != 1 {
 				t.Errorf("%s has %d ahead, want %d; %d running, %v", name, got, ahead, running, err)
 			}
-			if got, _, err = fairqueue.CountAhead(t.Context(), db, &d, 2); err != nil || got != min(ahead, 2) {
+			if got, _, err = fairqueue.CountAhead(t.Context(), db, &d, webhook.OrderingNone, 2); err != nil || got != min(ahead, 2) {
 				t.Errorf("%s has %d ahead, counted up to 2, %v", name, got, err)
 			}
 		}
@@ -217,6 +217,22 @@ func TestReadsOfALaneAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	hook := webhook.ID{6: 0x70, 8: 0x80, 15: 0x07}
+	ordered := map[webhook.Ordering]fairqueue.QueuedDelivery{}
+	for place, o := range map[int]webhook.Ordering{3: webhook.OrderingKey, 4: webhook.OrderingStrict} {
+		other, last := webhook.NewID(now), webhook.NewID(now)
+		if _, err := db.Exec(t.Context(), `
+			INSERT INTO fairhook.river_job (args, kind, max_attempts, priority, queue, tags, unique_key, unique_states)
+			SELECT jsonb_build_object('event_id', CASE n WHEN 1000 THEN $3::uuid ELSE gen_random_uuid() END, 'ordering_key', n % 2), 'delivery', 10, $1,
+			       'wh-' || $2::uuid, '{}', uuid_send(CASE n WHEN 1000 THEN $3::uuid ELSE gen_random_uuid() END) || uuid_send($2::uuid), B'11110001'
+			FROM generate_series(1, 1000) n`, place, other, last); err != nil {
+			t.Fatal(err)
+		}
+		live, err := fairqueue.LiveTo(t.Context(), db, other, []webhook.ID{last})
+		if err != nil || len(live) != 1 {
+			t.Fatal(live, err)
+		}
+		ordered[o] = live[last]
+	}
 	err := pgx.BeginFunc(t.Context(), db, func(tx pgx.Tx) error {
 		if err := postgres.ReadByIndex(t.Context(), tx); err != nil {
 			return err
@@ -233,8 +249,15 @@ func TestReadsOfALaneAreBounded(t *testing.T) {
 		if _, err := fairqueue.LiveTo(t.Context(), e, hook, []webhook.ID{webhook.NewID(now)}); err != nil {
 			return err
 		}
-		if _, _, err := fairqueue.CountAhead(t.Context(), e, &list[0], 10); err != nil {
+		if _, _, err := fairqueue.CountAhead(t.Context(), e, &list[0], webhook.OrderingNone, 10); err != nil {
 			return err
+		}
+		for key, o := range map[string]webhook.Ordering{"river_job_strict_idx": webhook.OrderingStrict, "river_job_key_idx": webhook.OrderingKey} {
+			d := ordered[o]
+			ahead, _, err := fairqueue.CountAhead(t.Context(), e, &d, o, 10)
+			if err != nil || ahead != 10 || !strings.Contains(e.plans[len(e.plans)-1], key) {
+				return fmt.Errorf("%d ahead by %s: %w", ahead, e.plans[len(e.plans)-1], err)
+			}
 		}
 		if _, _, err := fairqueue.Longest(t.Context(), e, hook, 10); err != nil {
 			return err
