@@ -163,6 +163,51 @@ func TestChangeCredentials(t *testing.T) {
 		}
 	})
 
+	t.Run("KeepsThemForAnotherURL", func(t *testing.T) {
+		t.Parallel()
+		// Who may change the URL may know what is sent to it; docs/receiver-identity.md says so.
+		id := secretHook(t, b, ca, basicAuth)
+		for _, change := range []string{
+			`{"url":"https://example.org"}`,
+			`{"url":"https://example.net","headers":{"X-Key":"***"},"auth":{"type":"basic","username":"shop","password":"***"}}`,
+		} {
+			update(t, id, change)
+			if w := stored(t, b, id); w.Headers["X-Key"].Reveal() != "hidden-header" || w.Auth.Password.Reveal() != "hidden-password" || w.TLS == nil {
+				t.Errorf("after %s stored %+v", change, w)
+			}
+		}
+	})
+
+	t.Run("ComesWithAllElse", func(t *testing.T) {
+		t.Parallel()
+		id := secretHook(t, b, ca, oauth2Auth)
+		path := "/v1/webhooks/" + id.String()
+		got := update(t, id, `{"headers":{"X-Key":"***"},"tls":null,"signatures":["standard","standard_ed25519","template"],
+			"signature_template":{"header":"X-Acme-Signature"},"ordering":"key","ordering_skip_after":3,"auto_disable_after_seconds":3600,"status":"paused"}`)
+		if len(got.Signatures) != 3 || got.SignatureTemplate == nil || got.TLS != nil || got.Auth == nil || got.Ordering != webhook.OrderingKey ||
+			*got.OrderingSkipAfter != 3 || *got.AutoDisableAfterSeconds != 3600 || got.State != webhook.StatePaused {
+			t.Errorf("changed to %+v", got)
+		}
+		// Of one that is refused nothing is changed, and each of its faults is named: a
+		// header where a signature is, and a number without an order.
+		faults := refused(t, b, webhook.CodeInvalid, "PATCH", path,
+			`{"headers":{"x-acme-signature":"mine"},"auth":null,"ordering":null,"auto_disable_after_seconds":null,"description":"d"}`)
+		if len(faults) != 2 || !strings.HasPrefix(faults[0], "/headers/x-acme-signature: ") || !strings.HasPrefix(faults[1], "/ordering_skip_after: ") {
+			t.Errorf("faults are %q", faults)
+		}
+		if w := stored(t, b, id); w.Auth == nil || w.Description != "" || w.Ordering != webhook.OrderingKey || w.Headers["X-Key"].Reveal() != "hidden-header" {
+			t.Errorf("a change that was refused left %+v", w)
+		}
+		got = update(t, id, `{"headers":{"x-key":"***"},"auth":null,"signatures":null,"signature_template":null,"ordering":null,"ordering_skip_after":null,
+			"auto_disable_after_seconds":null,"status":null}`)
+		w := stored(t, b, id)
+		if !slices.Equal(got.Signatures, []webhook.Scheme{webhook.SchemeStandard}) || got.SignatureTemplate != nil || got.Ordering != webhook.OrderingNone ||
+			got.OrderingSkipAfter != nil || got.AutoDisableAfterSeconds != nil || got.State != webhook.StateActive || w.Auth != nil ||
+			len(w.Headers) != 1 || w.Headers["x-key"].Reveal() != "hidden-header" {
+			t.Errorf("put back to %+v, stored %+v", got, w)
+		}
+	})
+
 	t.Run("TakesAwayWhatIsNull", func(t *testing.T) {
 		t.Parallel()
 		id := secretHook(t, b, ca, basicAuth)
