@@ -246,20 +246,27 @@ func TestSubmitRaw(t *testing.T) {
 			}
 		}
 	})
-	t.Run("NeedsATypeAndASaneContentType", func(t *testing.T) {
+	t.Run("NeedsATypeAndSaneParametersAndContentType", func(t *testing.T) {
 		t.Parallel()
 		for query, field := range map[string]string{
 			"":                                  "type: is required",
 			"?type=a..b":                        "type: must be dot-delimited segments, none of them empty",
 			"?type=a%20b":                       "type: must be dot-delimited segments of letters, digits, '_' and '-'",
 			"?type=" + strings.Repeat("a", 257): "type: must be at most 256 bytes long",
+			"?type=a&ordering_key=a%0Ab":        "ordering_key: must not contain control characters",
+			"?type=a&ordering_key=" + strings.Repeat("a", 257): "ordering_key: must be at most 256 bytes long",
 		} {
 			p, _ := refused(t, b, http.StatusUnprocessableEntity, "invalid-request", "POST", path+query, "x")
 			if !slices.Equal(p.fields(), []string{field}) {
 				t.Errorf("errors of %q are %q, want %q", query, p.fields(), field)
 			}
 		}
-		refused(t, b, http.StatusBadRequest, "malformed-request", "POST", path+"?type=", "x")
+		for query, field := range map[string]string{"?type=": "type: must not be empty", "?type=a&ordering_key=": "ordering_key: must not be empty"} {
+			p, _ := refused(t, b, http.StatusBadRequest, "malformed-request", "POST", path+query, "x")
+			if !slices.Equal(p.fields(), []string{field}) {
+				t.Errorf("errors of %q are %q, want %q", query, p.fields(), field)
+			}
+		}
 		for _, contentType := range []string{strings.Repeat("a", 257), "text/é"} {
 			refused(t, b, http.StatusUnprocessableEntity, "invalid-request", "POST", path+"?type=a", "x", "Content-Type", contentType)
 		}
