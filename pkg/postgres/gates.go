@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bytes"
+	"iter"
 	"slices"
 	"time"
 
@@ -64,13 +65,26 @@ DELETE FROM fairhook.lane_gates g USING followed WHERE g.webhook_id = followed.w
 func queueGateChanges(batch *pgx.Batch, changes []GateChange) {
 	changes = slices.Clone(changes)
 	slices.SortStableFunc(changes, func(a, b GateChange) int { return bytes.Compare(a.WebhookID[:], b.WebhookID[:]) })
-	for len(changes) > 0 {
-		n := 1
-		for n < len(changes) && changes[n].closes() == changes[0].closes() && changes[n].WebhookID != changes[n-1].WebhookID {
-			n++
+	alike := func(a, b *GateChange) bool { return a.closes() == b.closes() && a.WebhookID != b.WebhookID }
+	for run := range runs(changes, alike) {
+		queueGates(batch, run)
+	}
+}
+
+// runs divides changes that are in order, and keeps that order, into those that one
+// statement can make: each is like the one before it.
+func runs[C any](changes []C, alike func(a, b *C) bool) iter.Seq[[]C] {
+	return func(yield func([]C) bool) {
+		for len(changes) > 0 {
+			n := 1
+			for n < len(changes) && alike(&changes[n-1], &changes[n]) {
+				n++
+			}
+			if !yield(changes[:n]) {
+				return
+			}
+			changes = changes[n:]
 		}
-		queueGates(batch, changes[:n])
-		changes = changes[n:]
 	}
 }
 
