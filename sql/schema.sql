@@ -544,7 +544,7 @@ DECLARE
     changed uuid := CASE TG_OP WHEN 'DELETE' THEN OLD.webhook_id ELSE NEW.webhook_id END;
 BEGIN
     PERFORM pg_notify('fairhook.catalog', w.id || ' ' || w.tenant) FROM fairhook.webhooks w WHERE w.id = changed;
-    IF TG_OP <> 'UPDATE' OR NEW.updated_at <> OLD.updated_at THEN
+    IF TG_OP = 'DELETE' OR NEW.updated_at >= now() AND NEW.updated_at IS DISTINCT FROM OLD.updated_at THEN
         DELETE FROM fairhook.lane_gates WHERE webhook_id = changed;
     END IF;
     RETURN NULL;

@@ -368,11 +368,21 @@ func TestDispatcherSealsHeadersThatAreInTheOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	updated := b.count(`SELECT count(*) FROM fairhook.webhooks WHERE updated_at = $1`, w.UpdatedAt)
+	for _, hook := range []*webhook.Webhook{w, both} {
+		now := time.Now()
+		gate := postgres.GateChange{WebhookID: hook.ID, Cause: postgres.GateReceiver, At: now, Until: now, StartedAt: now}
+		if err := postgres.RecordAttempts(t.Context(), b.db, nil, nil, []postgres.GateChange{gate}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := duty.Run(t.Context()); err != nil || open() != 0 || testutil.ToFloat64(duty.sealed) != 2 {
 		t.Fatalf("then: %v, %d are open", err, open())
 	}
 	if n := b.count(`SELECT count(*) FROM fairhook.webhooks WHERE updated_at = $1`, w.UpdatedAt); n != updated {
 		t.Error("sealing moved updated_at")
+	}
+	if n := b.count(`SELECT count(*) FROM fairhook.lane_gates`); n != 2 {
+		t.Errorf("sealing kept %d gates of 2", n)
 	}
 	b.start()
 	for _, hook := range []*webhook.Webhook{w, both} {

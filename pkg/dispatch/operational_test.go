@@ -178,6 +178,34 @@ func TestAWebhookThatOnlyFails(t *testing.T) {
 		}
 	})
 
+	t.Run("IsSentNothingInOrderAfterTheFailureThatDisablesIt", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		r := newReceiver(t, answer(500))
+		var hooks []*webhook.Webhook
+		for range 5 {
+			w := b.hook(r.URL, strict, func(w *webhook.Webhook) { w.OrderingSkipAfter = new(1) })
+			if _, err := b.db.Exec(t.Context(), `
+				INSERT INTO fairhook.webhook_failures (webhook_id, since, failed_at, failed_worked, failing_for, attempts, reason)
+				VALUES ($1, now() - interval '1 hour', now(), '1 hour', '1 hour', 9, 'timeout')`, w.ID); err != nil {
+				t.Fatal(err)
+			}
+			hooks = append(hooks, w)
+			b.submit(w, 2)
+		}
+		b.start(func(c *Config) { c.NoBreaker, c.Failures = true, webhook.FailurePolicy{DisableAfter: time.Hour} })
+		b.eventually("all are disabled, and nothing is under way", func() bool {
+			return b.count(`SELECT count(*) FROM fairhook.webhooks WHERE status = 'disabled'`) == len(hooks) &&
+				b.count(`SELECT count(*) FROM fairhook.river_job WHERE state = 'running'`) == 0
+		})
+		if got := r.count(); got != len(hooks) {
+			t.Errorf("the receiver got %d requests for %d webhooks", got, len(hooks))
+		}
+		if n := b.count(`SELECT count(*) FROM fairhook.river_job WHERE state = 'available' AND attempt = 0`); n != len(hooks) {
+			t.Errorf("%d deliveries wait as they came", n)
+		}
+	})
+
 	t.Run("IsAnnouncedAsRecoveredByTheFirstSuccess", func(t *testing.T) {
 		t.Parallel()
 		b := setup(t)

@@ -45,8 +45,8 @@ type settler interface {
 	Settle(s fairqueue.Settlement) postgres.Statement
 	Settled(s fairqueue.Settlement)
 	// Next is a statement that claims what follows, and hand to be called when it has
-	// committed.
-	Next(settlements []*fairqueue.Settlement) (statement postgres.Statement, hand func(), ok bool)
+	// committed, with the webhooks that were disabled with it.
+	Next(settlements []*fairqueue.Settlement) (statement postgres.Statement, hand func(disabled []webhook.ID), ok bool)
 }
 
 // disabledGone is what a webhook's owner is told when a 410 disabled it.
@@ -139,7 +139,7 @@ func (to *recording) commit(ctx context.Context, records []record) error {
 				}
 			}
 			if more {
-				hand()
+				hand(disabledBy(happened))
 			}
 			return happened, nil
 		}()
@@ -165,6 +165,16 @@ func (to *recording) commit(ctx context.Context, records []record) error {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// disabledBy are the webhooks that were disabled by what happened.
+func disabledBy(happened []webhook.OperationalEvent) (ids []webhook.ID) {
+	for _, e := range happened {
+		if e.Type == webhook.WebhookDisabled {
+			ids = append(ids, e.Subject.WebhookID)
+		}
+	}
+	return ids
 }
 
 // makePartitions makes up for partitions that nobody made in time, and reports

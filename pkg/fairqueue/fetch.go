@@ -19,8 +19,6 @@ const (
 	maxPasses = 4
 	// maxLanes bounds how many lanes one statement asks.
 	maxLanes = 1000
-	// firstPriority is that of all jobs but those that step back behind others.
-	firstPriority = 1
 )
 
 // onlyIndexScans is the AfterConnect hook of the fetch pool. The fetch's
@@ -193,7 +191,7 @@ func harvest(grants []grant, jobs []*rivertype.JobRow) map[webhook.ID]int {
 			continue
 		}
 		fetched[id]++
-		if j.Priority == firstPriority && j.ScheduledAt.After(newest[id]) {
+		if j.Priority == placeAny && j.ScheduledAt.After(newest[id]) {
 			newest[id] = j.ScheduledAt
 		}
 	}

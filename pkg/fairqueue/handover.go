@@ -2,6 +2,7 @@ package fairqueue
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -32,8 +33,9 @@ type handed struct {
 
 // Next is a statement that claims the heads which follow the jobs that are settled, of
 // lanes in strict order, for the transaction that settles them; ok is false if there is
-// nothing to claim. hand must be called with what it read once that has committed.
-func (q *Queue) Next(settlements []*Settlement) (statement postgres.Statement, hand func(), ok bool) {
+// nothing to claim. hand must be called once that has committed, with the webhooks that the
+// same transaction has disabled: what was claimed of them goes back.
+func (q *Queue) Next(settlements []*Settlement) (statement postgres.Statement, hand func(disabled []webhook.ID), ok bool) {
 	if q.draining.Load() || !q.cfg.Fresh() {
 		return postgres.Statement{}, nil, false
 	}
@@ -53,12 +55,21 @@ func (q *Queue) Next(settlements []*Settlement) (statement postgres.Statement, h
 		return err
 	}
 	statement = postgres.Statement{SQL: strictSQL, Args: []any{ids, epochs, q.cfg.ClientID, attemptedByLength}, Rows: read}
-	return statement, func() { q.handOver(jobs) }, true
+	return statement, func(disabled []webhook.ID) { q.handOver(jobs, disabled) }, true
 }
 
-// handOver keeps jobs for River's next fetch.
-func (q *Queue) handOver(jobs []*rivertype.JobRow) {
+// handOver keeps jobs for River's next fetch, but for those of disabled webhooks.
+func (q *Queue) handOver(jobs []*rivertype.JobRow, disabled []webhook.ID) {
+	var back []*rivertype.JobRow
+	jobs = slices.DeleteFunc(jobs, func(j *rivertype.JobRow) bool {
+		id, ok := LaneWebhook(j.Queue)
+		if ok = ok && slices.Contains(disabled, id); ok {
+			back = append(back, j)
+		}
+		return ok
+	})
 	fresh, again := q.claim(jobs)
+	again = append(again, back...)
 	now := time.Now()
 	q.mu.Lock()
 	for _, j := range fresh {

@@ -103,7 +103,7 @@ func (b *testBundle) settle(t *testing.T, j *rivertype.JobRow, status webhook.St
 		b.Settled(s)
 	}
 	if more {
-		hand()
+		hand(nil)
 	}
 	producerState{b.Queue}.JobFinish(j)
 	now := b.cfg.Clock.Now()

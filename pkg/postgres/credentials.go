@@ -29,9 +29,16 @@ func sealedCredentials(ctx context.Context, q Querier, id webhook.ID) (sealed []
 }
 
 // StoreCredentials writes w.Sealed, in place of what was stored, and when the client
-// certificate expires. The caller's transaction has inserted the webhook, or holds
+// certificate expires. What closed the webhook's gate is over with that: it was about the
+// credentials that it had. The caller's transaction has inserted the webhook, or holds
 // its lock (LockWebhook).
 func StoreCredentials(ctx context.Context, tx pgx.Tx, w *webhook.Webhook) error {
+	return storeCredentials(ctx, tx, w, `clock_timestamp()`)
+}
+
+// storeCredentials is StoreCredentials as of a moment, an SQL expression: one before the
+// transaction began says that they are what they were, and leaves the gate alone.
+func storeCredentials(ctx context.Context, tx pgx.Tx, w *webhook.Webhook, moment string) error {
 	if w.Sealed == nil {
 		if _, err := tx.Exec(ctx, `DELETE FROM fairhook.webhook_credentials WHERE webhook_id = $1`, w.ID); err != nil {
 			return fmt.Errorf("remove the credentials of webhook %s: %w", w.ID, err)
@@ -45,9 +52,9 @@ func StoreCredentials(ctx context.Context, tx pgx.Tx, w *webhook.Webhook) error 
 		}
 	}
 	_, err := tx.Exec(ctx, `
-		INSERT INTO fairhook.webhook_credentials (webhook_id, sealed, certificate_not_after) VALUES ($1, $2, $3)
+		INSERT INTO fairhook.webhook_credentials (webhook_id, sealed, certificate_not_after, updated_at) VALUES ($1, $2, $3, `+moment+`)
 		ON CONFLICT (webhook_id) DO UPDATE
-		SET sealed = excluded.sealed, certificate_not_after = excluded.certificate_not_after, updated_at = clock_timestamp()`,
+		SET sealed = excluded.sealed, certificate_not_after = excluded.certificate_not_after, updated_at = excluded.updated_at`,
 		w.ID, w.Sealed, expires)
 	if err != nil {
 		return fmt.Errorf("store the credentials of webhook %s: %w", w.ID, err)
@@ -89,7 +96,7 @@ func CloseHeaders(ctx context.Context, tx pgx.Tx, w *webhook.Webhook) error {
 	if _, err := tx.Exec(ctx, `UPDATE fairhook.webhooks SET headers = '{}' WHERE id = $1`, w.ID); err != nil {
 		return fmt.Errorf("close the headers of webhook %s: %w", w.ID, err)
 	}
-	return StoreCredentials(ctx, tx, w)
+	return storeCredentials(ctx, tx, w, `(SELECT updated_at FROM fairhook.webhooks WHERE id = $1)`)
 }
 
 // ExpiringCertificates counts the webhooks whose client certificate expires within a

@@ -51,6 +51,23 @@ func TestCredentials(t *testing.T) {
 		}
 	})
 
+	t.Run("EndTheGateOfThoseBeforeThem", func(t *testing.T) {
+		t.Parallel()
+		w := insertWebhook(t, db, "gated")
+		for _, sealed := range []string{"one", "two", ""} {
+			now := time.Now()
+			gate := postgres.GateChange{WebhookID: w.ID, Cause: postgres.GateAuth, At: now, Until: now.Add(time.Hour), StartedAt: now}
+			if err := postgres.RecordAttempts(t.Context(), db, nil, nil, []postgres.GateChange{gate}); err != nil {
+				t.Fatal(err)
+			}
+			store(t, w, sealed)
+			var n int
+			if err := db.QueryRow(t.Context(), `SELECT count(*) FROM fairhook.lane_gates WHERE webhook_id = $1`, w.ID).Scan(&n); err != nil || n != 0 {
+				t.Errorf("with %q it is gated still, %v", sealed, err)
+			}
+		}
+	})
+
 	t.Run("AreReadAnewAfterAWaitForTheLock", func(t *testing.T) {
 		t.Parallel()
 		w := insertWebhook(t, db, "locked")

@@ -50,9 +50,6 @@ func TickDispatchClock(ctx context.Context, q Querier, now time.Time) error {
 	return nil
 }
 
-// lockFailuresSQL locks the rows that are there, in one order for all transactions.
-const lockFailuresSQL = `SELECT FROM fairhook.webhook_failures WHERE webhook_id = ANY ($1) ORDER BY webhook_id FOR UPDATE`
-
 // clearFailuresSQL notes successes, and returns the webhooks of which it was announced
 // that they fail.
 const clearFailuresSQL = `
@@ -60,6 +57,7 @@ WITH works AS (
 	SELECT f.webhook_id, f.told, f.since, a.at
 	FROM fairhook.webhook_failures f JOIN unnest($1::uuid[], $2::timestamptz[]) AS a (id, at) ON f.webhook_id = a.id
 	WHERE a.at > coalesce(f.since, f.cleared_at, '-infinity')
+	ORDER BY f.webhook_id FOR UPDATE OF f
 ), cleared AS (
 	UPDATE fairhook.webhook_failures f SET since = NULL, cleared_at = works.at, announced = -1, told = false
 	FROM works WHERE f.webhook_id = works.webhook_id
@@ -109,67 +107,20 @@ func changeFailures(ctx context.Context, tx pgx.Tx, changes []FailureChange, pol
 		return nil, nil
 	}
 	var (
-		all, good, bad []webhook.ID
-		succeeded      []time.Time
-		first, last    []time.Time
-		attempts       []int64
-		reasons        []string
-		codes          []*int16
-		batch          pgx.Batch
-		events         []webhook.OperationalEvent
+		batch  pgx.Batch
+		events []webhook.OperationalEvent
+		bad    []webhook.ID
+		due    []failing
 	)
-	// A webhook may have several: of its failures all are added up.
-	changes = slices.Clone(changes)
-	slices.SortStableFunc(changes, func(a, b FailureChange) int { return bytes.Compare(a.WebhookID[:], b.WebhookID[:]) })
-	for _, c := range changes {
-		all = append(all, c.WebhookID)
-		if !c.SucceededAt.IsZero() {
-			if n := len(good); n > 0 && good[n-1] == c.WebhookID {
-				succeeded[n-1] = latest(succeeded[n-1], c.SucceededAt)
-				continue
-			}
-			good, succeeded = append(good, c.WebhookID), append(succeeded, c.SucceededAt)
-			continue
+	// In the order of the webhooks, as gates are (queueGateChanges).
+	for run := range runs(mergeFailures(changes), func(a, b *FailureChange) bool { return a.succeeded() == b.succeeded() }) {
+		if run[0].succeeded() {
+			queueSuccesses(&batch, run, func(e webhook.OperationalEvent) { events = append(events, e) })
+		} else {
+			bad = append(bad, queueFailures(&batch, run)...)
 		}
-		var code *int16
-		if c.StatusCode != nil {
-			small := int16(*c.StatusCode)
-			code = &small
-		}
-		if n := len(bad); n > 0 && bad[n-1] == c.WebhookID {
-			attempts[n-1] += c.Attempts
-			if c.FirstFailedAt.Before(first[n-1]) {
-				first[n-1] = c.FirstFailedAt
-			}
-			if c.LastFailedAt.After(last[n-1]) {
-				last[n-1], reasons[n-1], codes[n-1] = c.LastFailedAt, string(c.Reason), code
-			}
-			continue
-		}
-		bad, first, last = append(bad, c.WebhookID), append(first, c.FirstFailedAt), append(last, c.LastFailedAt)
-		attempts, reasons, codes = append(attempts, c.Attempts), append(reasons, string(c.Reason)), append(codes, code)
 	}
-	batch.Queue(lockFailuresSQL, all)
-	batch.Queue(clearFailuresSQL, good, succeeded).Query(func(rows pgx.Rows) error {
-		var (
-			id          webhook.ID
-			tenant, url string
-			since       *time.Time
-			at          time.Time
-		)
-		_, err := pgx.ForEachRow(rows, []any{&id, &tenant, &url, &since, &at}, func() error {
-			subject := webhook.NewSubject(tenant, id, url)
-			events = append(events, webhook.OperationalEvent{
-				Type: webhook.WebhookRecovered, At: at, Subject: subject,
-				Data: webhook.RecoveredData{Subject: subject, By: webhook.RecoveredDelivery, FailingSince: utc(since)},
-			})
-			return nil
-		})
-		return err
-	})
-	var due []failing
 	if len(bad) > 0 {
-		batch.Queue(noteFailuresSQL, bad, first, last, attempts, reasons, codes, silence, clockGoesOn)
 		batch.Queue(failingSQL, bad).Query(func(rows pgx.Rows) error {
 			found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (failing, error) { return scanFailing(row, policy) })
 			for _, f := range found {
@@ -188,11 +139,89 @@ func changeFailures(ctx context.Context, tx pgx.Tx, changes []FailureChange, pol
 	return append(events, announced...), err
 }
 
-func latest(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
+// succeeded reports whether the webhook works.
+func (c *FailureChange) succeeded() bool { return !c.SucceededAt.IsZero() }
+
+// mergeFailures is changes in the order of their webhooks: one success at most of each,
+// and then one failure, to which all of its failures are added up. It is pure.
+func mergeFailures(changes []FailureChange) (merged []FailureChange) {
+	changes = slices.Clone(changes)
+	slices.SortStableFunc(changes, func(a, b FailureChange) int {
+		switch order := bytes.Compare(a.WebhookID[:], b.WebhookID[:]); {
+		case order != 0 || a.succeeded() == b.succeeded():
+			return order
+		case a.succeeded():
+			return -1
+		}
+		return 1
+	})
+	for _, c := range changes {
+		n := len(merged)
+		if n == 0 || merged[n-1].WebhookID != c.WebhookID || merged[n-1].succeeded() != c.succeeded() {
+			merged = append(merged, c)
+			continue
+		}
+		m := &merged[n-1]
+		if c.SucceededAt.After(m.SucceededAt) {
+			m.SucceededAt = c.SucceededAt
+		}
+		m.Attempts += c.Attempts
+		if c.FirstFailedAt.Before(m.FirstFailedAt) {
+			m.FirstFailedAt = c.FirstFailedAt
+		}
+		if c.LastFailedAt.After(m.LastFailedAt) {
+			m.LastFailedAt, m.Reason, m.StatusCode = c.LastFailedAt, c.Reason, c.StatusCode
+		}
 	}
-	return a
+	return merged
+}
+
+// queueSuccesses adds the successes of different webhooks to a batch. recovered is told
+// of each of which it was announced that it fails.
+func queueSuccesses(batch *pgx.Batch, changes []FailureChange, recovered func(webhook.OperationalEvent)) {
+	ids, succeeded := make([]webhook.ID, len(changes)), make([]time.Time, len(changes))
+	for i, c := range changes {
+		ids[i], succeeded[i] = c.WebhookID, c.SucceededAt
+	}
+	batch.Queue(clearFailuresSQL, ids, succeeded).Query(func(rows pgx.Rows) error {
+		var (
+			id          webhook.ID
+			tenant, url string
+			since       *time.Time
+			at          time.Time
+		)
+		_, err := pgx.ForEachRow(rows, []any{&id, &tenant, &url, &since, &at}, func() error {
+			subject := webhook.NewSubject(tenant, id, url)
+			recovered(webhook.OperationalEvent{
+				Type: webhook.WebhookRecovered, At: at, Subject: subject,
+				Data: webhook.RecoveredData{Subject: subject, By: webhook.RecoveredDelivery, FailingSince: utc(since)},
+			})
+			return nil
+		})
+		return err
+	})
+}
+
+// queueFailures adds the failures of different webhooks to a batch, and returns which
+// these are.
+func queueFailures(batch *pgx.Batch, changes []FailureChange) []webhook.ID {
+	var (
+		n           = len(changes)
+		ids         = make([]webhook.ID, n)
+		first, last = make([]time.Time, n), make([]time.Time, n)
+		attempts    = make([]int64, n)
+		reasons     = make([]string, n)
+		codes       = make([]*int16, n)
+	)
+	for i, c := range changes {
+		ids[i], first[i], last[i], attempts[i], reasons[i] = c.WebhookID, c.FirstFailedAt, c.LastFailedAt, c.Attempts, string(c.Reason)
+		if c.StatusCode != nil {
+			code := int16(*c.StatusCode)
+			codes[i] = &code
+		}
+	}
+	batch.Queue(noteFailuresSQL, ids, first, last, attempts, reasons, codes, silence, clockGoesOn)
+	return ids
 }
 
 func scanFailing(row pgx.CollectableRow, policy webhook.FailurePolicy) (f failing, err error) {

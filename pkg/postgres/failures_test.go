@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -431,6 +432,50 @@ func TestFailuresDoNotDeadlock(t *testing.T) {
 				if _, err := postgres.SetWebhookState(t.Context(), db, w.ID, webhook.StateActive); err != nil {
 					t.Errorf("resume: %v", err)
 				}
+			}
+		}
+	})
+	all.Wait()
+}
+
+// TestFailuresThatComeAndGoDoNotDeadlock has dispatchers record failures and successes
+// while the rows of webhooks that work are swept.
+func TestFailuresThatComeAndGoDoNotDeadlock(t *testing.T) {
+	t.Parallel()
+	db := pgtest.DB(t)
+	announcer := postgres.NewAnnouncer(fairqueue.JobInsert())
+	hooks := make([]*webhook.Webhook, 20)
+	for i := range hooks {
+		hooks[i] = insertWebhook(t, db, "acme")
+	}
+	var all sync.WaitGroup
+	for side := range 6 {
+		all.Go(func() {
+			random := rand.New(rand.NewPCG(1, uint64(side)))
+			for range 150 {
+				var o postgres.Outcomes
+				for _, w := range hooks {
+					now := time.Now()
+					switch random.IntN(4) {
+					case 0:
+						o.Failures = append(o.Failures, postgres.FailureChange{
+							WebhookID: w.ID, FirstFailedAt: now, LastFailedAt: now, Attempts: 1, Reason: webhook.ReasonTimeout,
+						})
+					case 1:
+						o.Failures = append(o.Failures, postgres.FailureChange{WebhookID: w.ID, SucceededAt: now})
+					}
+				}
+				if _, _, err := announcer.Record(t.Context(), db, o, webhook.FailurePolicy{}, time.Now()); err != nil {
+					t.Errorf("side %d: %v", side, err)
+					return
+				}
+			}
+		})
+	}
+	all.Go(func() {
+		for i := range 300 {
+			if _, err := db.Exec(t.Context(), `DELETE FROM fairhook.webhook_failures WHERE webhook_id = $1`, hooks[i%len(hooks)].ID); err != nil {
+				t.Errorf("sweep: %v", err)
 			}
 		}
 	})

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bytes"
+	"iter"
 	"slices"
 	"time"
 
@@ -48,50 +49,62 @@ ON CONFLICT (webhook_id) DO UPDATE SET
 
 // openGatesSQL opens gates by attempts that followed them.
 const openGatesSQL = `
-DELETE FROM fairhook.lane_gates g USING unnest($1::uuid[], $2::timestamptz[]) AS a (id, attempt_at)
-WHERE g.webhook_id = a.id AND g.closed_at + $3::interval < a.attempt_at`
+WITH followed AS MATERIALIZED (
+	SELECT g.webhook_id
+	FROM fairhook.lane_gates g JOIN unnest($1::uuid[], $2::timestamptz[]) AS a (id, attempt_at) ON g.webhook_id = a.id
+	WHERE g.closed_at + $3::interval < a.attempt_at
+	ORDER BY g.webhook_id FOR UPDATE OF g
+)
+DELETE FROM fairhook.lane_gates g USING followed WHERE g.webhook_id = followed.webhook_id`
 
-// lockGatesSQL locks the gates that are there, in one order for all transactions:
-// otherwise two of them wait for each other.
-const lockGatesSQL = `SELECT FROM fairhook.lane_gates WHERE webhook_id = ANY ($1) ORDER BY webhook_id FOR UPDATE`
-
-// queueGateChanges adds gate changes to a batch: a statement that locks their rows, and
-// two for all of them, unless a webhook has several.
+// queueGateChanges adds gate changes to a batch, those of one webhook in the order in
+// which they are given. The webhooks have one order in all transactions, or two of them
+// would wait for each other; so there is a statement for all that close in a row, or open.
+// To lock the gates first and change them in any order is not enough: one that another
+// transaction inserts meanwhile is not among those.
 func queueGateChanges(batch *pgx.Batch, changes []GateChange) {
 	changes = slices.Clone(changes)
 	slices.SortStableFunc(changes, func(a, b GateChange) int { return bytes.Compare(a.WebhookID[:], b.WebhookID[:]) })
-	if len(changes) > 1 {
-		ids := make([]webhook.ID, len(changes))
-		for i, c := range changes {
-			ids[i] = c.WebhookID
-		}
-		batch.Queue(lockGatesSQL, ids)
+	alike := func(a, b *GateChange) bool { return a.closes() == b.closes() && a.WebhookID != b.WebhookID }
+	for run := range runs(changes, alike) {
+		queueGates(batch, run)
 	}
-	for len(changes) > 0 {
-		var (
-			shut, open             []webhook.ID
-			causes                 []string
-			until, at              []time.Time
-			shutStarted, openStart []time.Time
-			later                  []GateChange
-		)
-		for i, c := range changes {
-			switch {
-			case i > 0 && changes[i-1].WebhookID == c.WebhookID:
-				later = append(later, c)
-			case c.Cause == "":
-				open, openStart = append(open, c.WebhookID), append(openStart, c.StartedAt)
-			default:
-				shut, causes = append(shut, c.WebhookID), append(causes, string(c.Cause))
-				until, at, shutStarted = append(until, c.Until), append(at, c.At), append(shutStarted, c.StartedAt)
+}
+
+// runs divides changes that are in order, and keeps that order, into those that one
+// statement can make: each is like the one before it.
+func runs[C any](changes []C, alike func(a, b *C) bool) iter.Seq[[]C] {
+	return func(yield func([]C) bool) {
+		for len(changes) > 0 {
+			n := 1
+			for n < len(changes) && alike(&changes[n-1], &changes[n]) {
+				n++
 			}
+			if !yield(changes[:n]) {
+				return
+			}
+			changes = changes[n:]
 		}
-		if len(shut) > 0 {
-			batch.Queue(closeGatesSQL, shut, causes, until, at, shutStarted, GateHeard)
-		}
-		if len(open) > 0 {
-			batch.Queue(openGatesSQL, open, openStart, GateHeard)
-		}
-		changes = later
+	}
+}
+
+// closes reports whether the gate closes.
+func (c *GateChange) closes() bool { return c.Cause != "" }
+
+// queueGates adds changes of different webhooks that all close, or all open.
+func queueGates(batch *pgx.Batch, changes []GateChange) {
+	var (
+		ids                []webhook.ID
+		causes             []string
+		until, at, started []time.Time
+	)
+	for _, c := range changes {
+		ids, causes = append(ids, c.WebhookID), append(causes, string(c.Cause))
+		until, at, started = append(until, c.Until), append(at, c.At), append(started, c.StartedAt)
+	}
+	if changes[0].closes() {
+		batch.Queue(closeGatesSQL, ids, causes, until, at, started, GateHeard)
+	} else {
+		batch.Queue(openGatesSQL, ids, started, GateHeard)
 	}
 }

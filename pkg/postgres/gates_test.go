@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -150,4 +151,51 @@ func TestAskingAgainForAProbeThatWasJustClaimedChangesNothing(t *testing.T) {
 	if again := claim(); again.Before(first) {
 		t.Error("a claim that has got old is not prolonged")
 	}
+}
+
+// TestGatesThatComeAndGoDoNotDeadlock has several change many gates at once, while
+// webhooks are paused and made active again: their gates are deleted, and inserted anew.
+func TestGatesThatComeAndGoDoNotDeadlock(t *testing.T) {
+	t.Parallel()
+	db := pgtest.DB(t)
+	ids := make([]webhook.ID, 20)
+	for i := range ids {
+		ids[i] = insertWebhook(t, db, "gates").ID
+	}
+	var sides sync.WaitGroup
+	for side := range 6 {
+		sides.Go(func() {
+			random := rand.New(rand.NewPCG(1, uint64(side)))
+			for range 150 {
+				var changes []postgres.GateChange
+				for _, id := range ids {
+					at := time.Now().Add(time.Hour)
+					c := postgres.GateChange{WebhookID: id, At: at, Until: at, StartedAt: at}
+					switch random.IntN(4) {
+					case 0:
+						c.Cause = postgres.GateReceiver
+					case 1: // it opens
+					default:
+						continue
+					}
+					changes = append(changes, c)
+				}
+				if err := postgres.RecordAttempts(t.Context(), db, nil, nil, changes); err != nil {
+					t.Errorf("side %d: %v", side, err)
+					return
+				}
+			}
+		})
+	}
+	sides.Go(func() {
+		for i := range 300 {
+			for _, state := range []webhook.State{webhook.StatePaused, webhook.StateActive} {
+				if _, err := postgres.SetWebhookState(t.Context(), db, ids[i%len(ids)], state); err != nil {
+					t.Errorf("make it %s: %v", state, err)
+					return
+				}
+			}
+		}
+	})
+	sides.Wait()
 }

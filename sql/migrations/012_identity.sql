@@ -12,7 +12,7 @@ CREATE TABLE fairhook.webhook_credentials (
     webhook_id            uuid        PRIMARY KEY REFERENCES fairhook.webhooks ON DELETE CASCADE,
     sealed                bytea       NOT NULL,
     certificate_not_after timestamptz,                      -- when the client certificate expires; NULL: there is none
-    updated_at            timestamptz NOT NULL DEFAULT now() -- sealing the same anew is no update
+    updated_at            timestamptz NOT NULL DEFAULT now() -- sealing the same, anew or at last, is no update
 );
 CREATE INDEX webhook_credentials_certificate_idx ON fairhook.webhook_credentials (certificate_not_after)
     WHERE certificate_not_after IS NOT NULL;
@@ -37,7 +37,7 @@ DECLARE
     changed uuid := CASE TG_OP WHEN 'DELETE' THEN OLD.webhook_id ELSE NEW.webhook_id END;
 BEGIN
     PERFORM pg_notify('fairhook.catalog', w.id || ' ' || w.tenant) FROM fairhook.webhooks w WHERE w.id = changed;
-    IF TG_OP <> 'UPDATE' OR NEW.updated_at <> OLD.updated_at THEN
+    IF TG_OP = 'DELETE' OR NEW.updated_at >= now() AND NEW.updated_at IS DISTINCT FROM OLD.updated_at THEN
         DELETE FROM fairhook.lane_gates WHERE webhook_id = changed;
     END IF;
     RETURN NULL;
