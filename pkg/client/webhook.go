@@ -149,6 +149,7 @@ type WebhookUpdate struct {
 	URL             *string           `json:"url,omitzero"`
 	Description     *string           `json:"description,omitzero"`
 	EventTypes      []string          `json:"event_types,omitzero"`
+	Status          *WebhookStatus    `json:"status,omitzero"` // WebhookActive or WebhookPaused, as Resume and Pause
 	Headers         map[string]string `json:"headers,omitzero"`
 	TimeoutSeconds  *int              `json:"timeout_seconds,omitzero"`
 	MaxInFlight     *int              `json:"max_in_flight,omitzero"`
