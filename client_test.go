@@ -195,6 +195,13 @@ func TestTheClientHasTheSettingsOfTheAPI(t *testing.T) {
 		"NewKey": reflect.TypeFor[client.NewKey](), "Key": reflect.TypeFor[client.Key](), "Event": reflect.TypeFor[client.EventView](),
 		"Delivery": reflect.TypeFor[client.Delivery](), "Attempt": reflect.TypeFor[client.Attempt](), "Instance": reflect.TypeFor[client.Instance](),
 		"EventSummary": reflect.TypeFor[client.EventSummary](), "WebhookStats": reflect.TypeFor[client.WebhookStats](),
+		"ListedDelivery": reflect.TypeFor[client.ListedDelivery](), "EndedDelivery": reflect.TypeFor[client.EndedDelivery](),
+		"Explanation": reflect.TypeFor[client.Explanation](), "ExplainedDelivery": reflect.TypeFor[client.ExplainedDelivery](),
+		"Delay": reflect.TypeFor[client.Delay](), "Gate": reflect.TypeFor[client.Gate](), "LaneOwner": reflect.TypeFor[client.LaneOwner](),
+		"Percentiles": reflect.TypeFor[client.Percentiles](), "Timings": reflect.TypeFor[client.Timings](),
+		"AuthSettings": reflect.TypeFor[client.Auth](), "TLSSettings": reflect.TypeFor[client.TLS](), "Certificate": reflect.TypeFor[client.Certificate](),
+		"SignatureTemplate": reflect.TypeFor[client.SignatureTemplate](), "EventType": reflect.TypeFor[client.EventType](),
+		"CreatedKey": reflect.TypeFor[client.CreatedKey](), "AcceptedEvent": reflect.TypeFor[client.Accepted](),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
