@@ -30,11 +30,7 @@ func newEventCommand() *cobra.Command {
 			`List every request that was made for an event, and the ends of deliveries that came
 without one (attempt 0). Times are in milliseconds.`,
 			cobra.ExactArgs(1), nil, func(ctx context.Context, c *call) error {
-				attempts, err := c.Attempts(ctx, c.args[0])
-				if err != nil {
-					return err
-				}
-				return printList(c.out, all(attempts), 0, "webhook\tattempt\tstarted\treason\tstatus\tcode\twaited\ttook\tnext\tdetail", attemptRow)
+				return printList(c.out, c.EachAttempt(ctx, c.args[0], 0), 0, "webhook\tattempt\tstarted\treason\tstatus\tcode\twaited\ttook\tnext\tdetail", attemptRow)
 			}),
 	)
 }
