@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -313,6 +312,20 @@ func TestDeploymentsAskForWhatARunningFairhookHas(t *testing.T) {
 		}
 	}
 
+	instances, err := os.ReadFile("docs/instances.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	duties := slices.Collect(maps.Keys(exported["fairhook_duty_last_success_timestamp_seconds"]["duty"]))
+	for _, duty := range duties {
+		if !strings.Contains(string(instances), "\n| `"+duty+"` |") {
+			t.Errorf("docs/instances.md does not say what the duty %s does", duty)
+		}
+	}
+	if len(duties) < 5 {
+		t.Errorf("found only the duties %v", duties)
+	}
+
 	ran := 0
 	for path, text := range deploymentFiles(t) {
 		if filepath.Dir(path) != "docs/runbooks" {
@@ -320,10 +333,7 @@ func TestDeploymentsAskForWhatARunningFairhookHas(t *testing.T) {
 		}
 		for _, script := range blocks(text, "sh") {
 			ran++
-			command := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail")
-			command.Env = append(os.Environ(), "PATH="+curlPath(t), "DISPATCHER="+dispatcher)
-			command.Stdin = strings.NewReader(exports + "\n" + script)
-			if output, err := command.CombinedOutput(); err != nil || len(output) == 0 {
+			if output, err := typeIn(t, exports+"\nDISPATCHER='"+dispatcher+"'\n"+script); err != nil || len(output) == 0 {
 				t.Errorf("%s: %v\n%s%s", path, err, script, output)
 			}
 		}
