@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -59,9 +58,10 @@ func deploymentFiles(t *testing.T) map[string]string {
 	return files
 }
 
-// What is said about running Fairhook names no variable and no flag that its
-// programs do not have. deployments/check gives them the environments themselves.
-func TestDeploymentsNameSettingsThatExist(t *testing.T) {
+// What is said about Fairhook names no variable and no flag that its programs do not
+// have. deployments/check gives them the environments themselves; what the pages about
+// the tool say is tested with it.
+func TestDocumentedSettingsExist(t *testing.T) {
 	t.Parallel()
 	variables, flags := map[string]bool{}, map[string]bool{}
 	for _, command := range commandSettings(t) {
@@ -73,9 +73,26 @@ func TestDeploymentsNameSettingsThatExist(t *testing.T) {
 	for _, variable := range []string{"FAIRHOOK_URL", "FAIRHOOK_KEY"} {
 		variables[variable] = true
 	}
+	flags["--help"], flags["--lossy"] = true, true                     // no settings; the latter is fairhook import's
+	variables["FAIRHOOK_SOME_NAME"], flags["--some-name"] = true, true // how settings are explained
+	files := deploymentFiles(t)
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range append(pages, "README.md", "CHANGELOG.md") {
+		if slices.Contains([]string{"docs/tool.md", "docs/migrating.md", "docs/benchmarks.md"}, page) {
+			continue
+		}
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[page] = string(text)
+	}
 	variable, flag := regexp.MustCompile(`FAIRHOOK_[A-Z0-9_]*[A-Z0-9]`), regexp.MustCompile("`(--[a-z][a-z-]*)")
 	seen := 0
-	for path, text := range deploymentFiles(t) {
+	for path, text := range files {
 		for _, name := range variable.FindAllString(text, -1) {
 			seen++
 			if !variables[name] {
@@ -295,6 +312,20 @@ func TestDeploymentsAskForWhatARunningFairhookHas(t *testing.T) {
 		}
 	}
 
+	instances, err := os.ReadFile("docs/instances.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	duties := slices.Collect(maps.Keys(exported["fairhook_duty_last_success_timestamp_seconds"]["duty"]))
+	for _, duty := range duties {
+		if !strings.Contains(string(instances), "\n| `"+duty+"` |") {
+			t.Errorf("docs/instances.md does not say what the duty %s does", duty)
+		}
+	}
+	if len(duties) < 5 {
+		t.Errorf("found only the duties %v", duties)
+	}
+
 	ran := 0
 	for path, text := range deploymentFiles(t) {
 		if filepath.Dir(path) != "docs/runbooks" {
@@ -302,10 +333,7 @@ func TestDeploymentsAskForWhatARunningFairhookHas(t *testing.T) {
 		}
 		for _, script := range blocks(text, "sh") {
 			ran++
-			command := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail")
-			command.Env = append(os.Environ(), "PATH="+curlPath(t), "DISPATCHER="+dispatcher)
-			command.Stdin = strings.NewReader(exports + "\n" + script)
-			if output, err := command.CombinedOutput(); err != nil || len(output) == 0 {
+			if output, err := typeIn(t, exports+"\nDISPATCHER='"+dispatcher+"'\n"+script); err != nil || len(output) == 0 {
 				t.Errorf("%s: %v\n%s%s", path, err, script, output)
 			}
 		}

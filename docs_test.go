@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"unicode"
 
 	"github.com/fairhook/fairhook/pkg/daemon"
 	"github.com/fairhook/fairhook/pkg/webhook"
@@ -262,19 +263,50 @@ func TestDocumentationLinks(t *testing.T) {
 		}
 		for _, rest := range strings.Split(string(text), "](")[1:] {
 			target, _, _ := strings.Cut(rest, ")")
-			target, _, _ = strings.Cut(target, "#")
-			if target == "" || strings.Contains(target, "://") {
+			if strings.Contains(target, "://") {
 				continue
 			}
 			links++
-			if _, err := os.Stat(filepath.Join(filepath.Dir(file), target)); err != nil {
+			path, anchor, _ := strings.Cut(target, "#")
+			if path = filepath.Join(filepath.Dir(file), path); strings.HasPrefix(target, "#") {
+				path = file
+			}
+			if _, err := os.Stat(path); err != nil {
 				t.Errorf("%s links to %s, which is not there", file, target)
+			} else if anchor != "" && !slices.Contains(anchors(t, path), anchor) {
+				t.Errorf("%s links to %s, which has no such heading", file, target)
 			}
 		}
 	}
 	if links < 5 {
 		t.Errorf("found only %d links", links)
 	}
+}
+
+// anchors are the names by which GitHub links to the headings of a page.
+func anchors(t *testing.T, page string) []string {
+	t.Helper()
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		heading := strings.TrimLeft(line, "#")
+		if heading == line || !strings.HasPrefix(heading, " ") {
+			continue
+		}
+		names = append(names, strings.Map(func(r rune) rune {
+			switch {
+			case r == ' ':
+				return '-'
+			case unicode.IsLetter(r), unicode.IsDigit(r), r == '-', r == '_':
+				return unicode.ToLower(r)
+			}
+			return -1
+		}, strings.TrimSpace(heading)))
+	}
+	return names
 }
 
 // Every "make target" in the documentation exists.

@@ -7,12 +7,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,10 +121,7 @@ func TestReadmeSession(t *testing.T) {
 	dev := startDev(t)
 	exports := dev.wait(t, func(line string) bool { return strings.HasPrefix(line, "export FAIRHOOK_URL=") })
 	dev.wait(t, func(line string) bool { return strings.HasPrefix(line, "Ctrl-C stops everything") })
-	session := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail")
-	session.Env = append(os.Environ(), "PATH="+curlPath(t))
-	session.Stdin = strings.NewReader(exports + "\n" + script)
-	output, err := session.CombinedOutput()
+	output, err := typeIn(t, exports+"\n"+script)
 	if err != nil {
 		t.Fatalf("the session fails: %v\n%s", err, output)
 	}
@@ -134,6 +135,68 @@ func TestReadmeSession(t *testing.T) {
 	})
 	dev.wait(t, func(line string) bool { return strings.Contains(line, `{"order": 4711, "total": 99.90}`) })
 	dev.stop(t)
+}
+
+// requestPages are the pages whose commands with curl are run: all such pages but those
+// about deployments. A schema for order.paid would refuse what the others submit, so
+// the one that declares it comes last.
+var requestPages = []string{
+	"docs/api-keys.md", "docs/operational-events.md", "docs/ordering.md", "docs/querying.md", "docs/receiver-identity.md", "docs/signatures.md",
+	"docs/event-types.md",
+}
+
+// aWebhook sets WEBHOOK, which the pages' commands are about.
+const aWebhook = `
+created=$(curl -sS --fail-with-body "$FAIRHOOK_URL/v1/webhooks" -H "Authorization: Bearer $FAIRHOOK_KEY" \
+  -d '{"tenant": "initech", "url": "'"$RECEIVER"'"}')
+WEBHOOK=$(echo "$created" | grep -o '"id":"[^"]*"' | head -n 1 | cut -d '"' -f 4)
+`
+
+// The requests in the documentation are ones that Fairhook takes.
+func TestDocumentedRequests(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	scripts := map[string]string{}
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, rest := range strings.Split(string(text), "```sh\ncurl ")[1:] {
+			script, _, _ := strings.Cut(rest, "```")
+			scripts[page] += "curl " + script
+		}
+	}
+	if found := slices.Sorted(maps.Keys(scripts)); !slices.Equal(found, slices.Sorted(slices.Values(requestPages))) {
+		t.Errorf("requests are in %v, and run are those of %v", found, requestPages)
+	}
+	dev := startDev(t)
+	exports := dev.wait(t, func(line string) bool { return strings.HasPrefix(line, "export FAIRHOOK_URL=") })
+	dev.wait(t, func(line string) bool { return strings.HasPrefix(line, "Ctrl-C stops everything") })
+	for _, page := range requestPages {
+		script := scripts[page]
+		if strings.Count(script, "curl ") != strings.Count(script, "--fail-with-body ") {
+			t.Errorf("%s does without --fail-with-body, and so would not be seen to fail", page)
+		}
+		// Nothing is sent to anybody else's machine.
+		script = regexp.MustCompile(`"url": "[^"]*"`).ReplaceAllString(script, `"url": "'"$$RECEIVER"'"`)
+		if output, err := typeIn(t, exports+"\n"+aWebhook+script); err != nil {
+			t.Errorf("what %s says to do fails: %v\n%s\n%s", page, err, script, output)
+		}
+	}
+	dev.stop(t)
+}
+
+// typeIn has a shell do what a script says, and returns what it prints.
+func typeIn(t *testing.T, script string) ([]byte, error) {
+	t.Helper()
+	shell := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail")
+	shell.Env = append(os.Environ(), "PATH="+curlPath(t))
+	shell.Stdin = strings.NewReader(script)
+	return shell.CombinedOutput()
 }
 
 // curlPath is the PATH for the session. Where there is no curl, which a bare
@@ -178,27 +241,41 @@ func run(m *testing.M) int {
 
 // curl is as much of curl as the session uses.
 func curl(args []string, out io.Writer) error {
-	var url, body string
-	method, header := http.MethodGet, http.Header{}
+	var target, body string
+	method, header, query := "", http.Header{}, url.Values{}
+	asked := false // -G
 	for i := 0; i < len(args); i++ {
 		switch arg := args[i]; {
 		case arg == "-sS" || arg == "--fail-with-body":
+		case arg == "-G":
+			asked = true
+		case arg == "-X" && i+1 < len(args):
+			i++
+			method = args[i]
 		case arg == "-H" && i+1 < len(args):
 			i++
 			name, value, _ := strings.Cut(args[i], ":")
 			header.Set(name, strings.TrimSpace(value))
-		case arg == "-d" && i+1 < len(args):
+		case (arg == "-d" || arg == "--data-urlencode") && i+1 < len(args):
 			i++
-			method, body = http.MethodPost, args[i]
+			body = args[i]
+			name, value, _ := strings.Cut(args[i], "=")
+			query.Add(name, value)
 		case strings.HasPrefix(arg, "-"):
 			return fmt.Errorf("this stand-in does not know %s", arg)
 		default:
-			url = arg
+			target = arg
 		}
+	}
+	switch {
+	case asked:
+		target, body = target+"?"+query.Encode(), ""
+	case body != "" && method == "":
+		method = http.MethodPost
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -224,7 +301,7 @@ func TestTheStandInForCurlDoesWhatCurlDoes(t *testing.T) {
 		if r.URL.Path == "/missing" {
 			w.WriteHeader(http.StatusNotFound)
 		}
-		fmt.Fprintf(w, "%s %s %s", r.Method, r.Header.Get("Authorization"), body)
+		fmt.Fprintf(w, "%s %s %s%s", r.Method, r.Header.Get("Authorization"), body, r.URL.RawQuery)
 	}))
 	defer server.Close()
 	for _, tc := range []struct {
@@ -234,6 +311,8 @@ func TestTheStandInForCurlDoesWhatCurlDoes(t *testing.T) {
 	}{
 		{[]string{"-sS", "--fail-with-body", server.URL + "/x", "-H", "Authorization: Bearer k", "-d", "{}"}, "POST Bearer k {}", false},
 		{[]string{"-sS", "--fail-with-body", server.URL + "/missing"}, "GET  ", true},
+		{[]string{"-X", "PATCH", server.URL, "-d", "{}"}, "PATCH  {}", false},
+		{[]string{"-G", server.URL, "-d", "a=b", "--data-urlencode", `c={"d":1}`}, "GET  a=b&c=%7B%22d%22%3A1%7D", false},
 		{[]string{"--no-such", server.URL}, "", true},
 	} {
 		var out strings.Builder

@@ -30,11 +30,7 @@ func newEventCommand() *cobra.Command {
 			`List every request that was made for an event, and the ends of deliveries that came
 without one (attempt 0). Times are in milliseconds.`,
 			cobra.ExactArgs(1), nil, func(ctx context.Context, c *call) error {
-				attempts, err := c.Attempts(ctx, c.args[0])
-				if err != nil {
-					return err
-				}
-				return printList(c.out, all(attempts), 0, "webhook\tattempt\tstarted\treason\tstatus\tcode\twaited\ttook\tnext\tdetail", attemptRow)
+				return printList(c.out, c.EachAttempt(ctx, c.args[0], 0), 0, "webhook\tattempt\tstarted\treason\tstatus\tcode\twaited\ttook\tnext\tdetail", attemptRow)
 			}),
 	)
 }
@@ -100,10 +96,10 @@ func all[T any](items []T) iter.Seq2[*T, error] {
 
 func newDeliveryCommand() *cobra.Command {
 	var (
-		filter        client.ListDeliveries
-		status        string
-		after, before time.Duration
-		limit         int
+		filter       client.ListDeliveries
+		status       string
+		since, until time.Duration
+		limit        int
 	)
 	return group("delivery", "See deliveries over all webhooks",
 		remoteCommand("list", "List deliveries that ended without success",
@@ -113,17 +109,11 @@ func newDeliveryCommand() *cobra.Command {
 				flags.StringVar(&filter.Tenant, "tenant", "", "only those of this tenant")
 				flags.StringVar(&filter.WebhookID, "webhook", "", "only those of this webhook")
 				flags.StringVar(&filter.Reason, "reason", "", "only those whose last attempt ended like this")
-				flags.DurationVar(&after, "since", 0, "only those that ended so long ago at most; 0: any time")
-				flags.DurationVar(&before, "until", 0, "only those that ended so long ago at least; 0: any time")
+				flags.DurationVar(&since, "since", 0, "only those that ended so long ago at most; 0: any time")
+				flags.DurationVar(&until, "until", 0, "only those that ended so long ago at least; 0: any time")
 				registerLimit(flags, &limit)
 			}, func(ctx context.Context, c *call) error {
-				filter.Status = client.DeliveryStatus(status)
-				if after > 0 {
-					filter.After = time.Now().Add(-after)
-				}
-				if before > 0 {
-					filter.Before = time.Now().Add(-before)
-				}
+				filter.Status, filter.After, filter.Before = client.DeliveryStatus(status), ago(since), ago(until)
 				return printList(c.out, c.Deliveries().List(ctx, filter), limit, "event\twebhook\ttenant\ttype\tstatus\treason\tattempts\tcode\tended",
 					func(d *client.EndedDelivery) []string {
 						return []string{

@@ -77,15 +77,15 @@ func TestImportMaps(t *testing.T) {
 		"ConvoyEndpoint": {convoyFile("", `,"description":"all of them"`, ""), []string{
 			`"tenant":"p1"`, `"url":"https://example.com/in"`, `"description":"Orders: all of them [imported from convoy e1]"`, `"event_types":["order.paid"]`,
 			`"secret":"a text of Convoy's"`, `"retry_schedule_seconds":[100,100]`, `"signatures":["standard","template"]`,
-			`"signature_template":{"algorithm":"hmac-sha256","encoding":"hex","header":"X-Convoy-Signature","signed":"{body}","value":"{signature}"}`,
+			`"signature_template":{"header":"X-Convoy-Signature","signed":"{body}","algorithm":"hmac-sha256","encoding":"hex","value":"{signature}"}`,
 		}, "", false},
 		"ConvoyOwner": {convoyFile("", `,"owner_id":"acme"`, ""), []string{`"tenant":"acme"`}, "", false},
 		"ConvoyAdvancedSignatures": {convoyFile("", `,"advanced_signatures":true`, ""), []string{
-			`"signature_template":{"algorithm":"hmac-sha256","encoding":"hex","header":"X-Convoy-Signature","separator":",v1=","signed":"{timestamp},{body}","value":"t={timestamp},v1={signature}"}`,
+			`"signature_template":{"header":"X-Convoy-Signature","signed":"{timestamp},{body}","algorithm":"hmac-sha256","encoding":"hex","value":"t={timestamp},v1={signature}","separator":",v1="}`,
 		}, "", false},
 		"ConvoySignatureVersions": {
 			convoyFile(`,"signature":{"header":"X-Sig","versions":[{"hash":"SHA256","encoding":"hex"},{"hash":"SHA512","encoding":"base64"}]}`, `,"advanced_signatures":true`, ""),
-			[]string{`"algorithm":"hmac-sha512","encoding":"base64","header":"X-Sig","separator":",v2="`},
+			[]string{`{"header":"X-Sig","signed":"{timestamp},{body}","algorithm":"hmac-sha512","encoding":"base64","value":"t={timestamp},v2={signature}","separator":",v2="}`},
 			"", false,
 		},
 		"ConvoyNoSignature":         {convoyFile(`,"signature":{"header":"","versions":[]}`, "", ""), []string{`"tenant":"p1"`}, "how it is signed", false},
@@ -103,7 +103,12 @@ func TestImportMaps(t *testing.T) {
 		"ConvoyBasicAuthentication": {convoyFile("", `,"authentication":{"type":"basic_auth","basic_auth":{"username":"u","password":"p"}}`, ""), []string{`"headers":{"Authorization":"Basic dTpw"}`}, "", false},
 		"ConvoyOAuth2": {
 			convoyFile("", `,"authentication":{"type":"oauth2","oauth2":{"url":"https://id.example.com","client_id":"c","client_secret":"s","scope":"a b","authentication_type":"shared_secret"}}`, ""),
-			[]string{`"auth":{"client_id":"c","client_secret":"s","scopes":["a","b"],"token_url":"https://id.example.com","type":"oauth2"}`},
+			[]string{`"auth":{"type":"oauth2","token_url":"https://id.example.com","client_id":"c","client_secret":"s","scopes":["a","b"]}`},
+			"", false,
+		},
+		"ConvoyOAuth2WithAnAudience": {
+			convoyFile("", `,"authentication":{"type":"oauth2","oauth2":{"url":"https://id.example.com","client_id":"c","client_secret":"s","audience":"hooks","authentication_type":"shared_secret"}}`, ""),
+			[]string{`"auth":{"type":"oauth2","token_url":"https://id.example.com","client_id":"c","client_secret":"s","audience":"hooks"}`},
 			"", false,
 		},
 		"ConvoyClientAssertion":     {convoyFile("", `,"authentication":{"type":"oauth2","oauth2":{"url":"https://id.example.com","authentication_type":"client_assertion"}}`, ""), []string{`"tenant":"p1"`}, "OAuth 2", false},

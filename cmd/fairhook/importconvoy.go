@@ -161,7 +161,7 @@ func (e *convoyExport) candidates() (all []*candidate) {
 // webhook.
 func (e *convoyEndpoint) candidate(project *convoyProject, subscriptions []convoySubscription) *candidate {
 	c := &candidate{origin: "convoy " + e.UID, webhook: client.NewWebhook{
-		Tenant: cmp.Or(e.OwnerID, project.UID), URL: e.URL, Extra: map[string]any{},
+		Tenant: cmp.Or(e.OwnerID, project.UID), URL: e.URL,
 	}}
 	description := e.Name
 	if e.Description != "" && e.Description != e.Name {
@@ -256,29 +256,28 @@ func (e *convoyEndpoint) sign(c *candidate, project *convoyProject) {
 	}
 	version := len(config.Versions)
 	last := config.Versions[version-1]
-	template := map[string]any{
-		"header": config.Header, "algorithm": "hmac-" + strings.ToLower(last.Hash), "encoding": last.Encoding,
-		"signed": "{body}", "value": "{signature}",
+	template := &client.SignatureTemplate{
+		Header: config.Header, Signed: "{body}", Algorithm: "hmac-" + strings.ToLower(last.Hash), Encoding: last.Encoding, Value: "{signature}",
 	}
 	if e.AdvancedSignatures {
 		// "t=1700000000,v1=...,v1=...", over the timestamp, a comma and the body. There
 		// is one signature for each secret, and Convoy counts the project's versions.
 		prefix := fmt.Sprintf(",v%d=", version)
-		template["signed"] = "{timestamp},{body}"
-		template["value"] = "t={timestamp}" + prefix + "{signature}"
-		template["separator"] = prefix
+		template.Signed = "{timestamp},{body}"
+		template.Value = "t={timestamp}" + prefix + "{signature}"
+		template.Separator = prefix
 		if version > 1 {
 			c.note("of its project's %d versions of signatures, the last is brought along (v%d)", version, version)
 		}
 	}
-	c.webhook.Extra["signatures"] = []string{"standard", "template"}
-	c.webhook.Extra["signature_template"] = template
+	c.webhook.Signatures = []client.SignatureScheme{client.SignStandard, client.SignTemplate}
+	c.webhook.SignatureTemplate = template
 }
 
 // authenticate maps how requests say who sends them.
 func (e *convoyEndpoint) authenticate(c *candidate) {
 	if e.MTLS != nil && e.MTLS.Certificate != "" {
-		c.webhook.Extra["tls"] = map[string]any{"client_certificate": e.MTLS.Certificate, "client_key": e.MTLS.Key}
+		c.webhook.TLS = &client.TLS{ClientCertificate: e.MTLS.Certificate, ClientKey: e.MTLS.Key}
 	}
 	a := e.Authentication
 	if a == nil {
@@ -296,14 +295,12 @@ func (e *convoyEndpoint) authenticate(c *candidate) {
 			c.lose("its OAuth 2 authentication, %q: only client secrets can be", o.Type)
 			return
 		}
-		auth := map[string]any{"type": "oauth2", "token_url": o.URL, "client_id": o.ClientID, "client_secret": o.ClientSecret}
+		c.webhook.Auth = &client.Auth{
+			Type: client.AuthOAuth2, TokenURL: o.URL, ClientID: o.ClientID, ClientSecret: o.ClientSecret, Audience: o.Audience,
+		}
 		if scopes := strings.Fields(o.Scope); len(scopes) > 0 {
-			auth["scopes"] = scopes
+			c.webhook.Auth.Scopes = scopes
 		}
-		if o.Audience != "" {
-			auth["audience"] = o.Audience
-		}
-		c.webhook.Extra["auth"] = auth
 		if len(o.Mapping) > 0 && string(o.Mapping) != "null" {
 			c.note("the names of the fields of its token server's answers have no place")
 		}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -252,14 +253,14 @@ func newWebhookRotateCommand() *cobra.Command {
 }
 
 // jsonFields are what is printed of a thing: its members under the names that they have
-// in the API, these first.
+// in the API, these first. Texts are printed as they are, everything else as JSON.
 func jsonFields(v any, first ...string) []field {
-	text, err := json.Marshal(v)
-	if err != nil {
+	var text bytes.Buffer
+	if (&printer{w: &text, json: true}).line(v) != nil {
 		return nil
 	}
 	var members map[string]json.RawMessage
-	if json.Unmarshal(text, &members) != nil {
+	if json.Unmarshal(text.Bytes(), &members) != nil {
 		return nil
 	}
 	names := slices.Clone(first)
@@ -271,8 +272,12 @@ func jsonFields(v any, first ...string) []field {
 	slices.Sort(names[len(first):])
 	var fields []field
 	for _, name := range names {
-		value := strings.Trim(string(members[name]), `"`)
-		if value == "null" || value == "{}" || value == "[]" || value == "" {
+		value := string(members[name])
+		var plain string
+		if json.Unmarshal(members[name], &plain) == nil { // of null too, which leaves it empty
+			value = plain
+		}
+		if value == "{}" || value == "[]" || value == "" {
 			continue
 		}
 		fields = append(fields, field{name, printable([]byte(value))})

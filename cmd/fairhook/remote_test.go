@@ -140,6 +140,10 @@ func TestTool(t *testing.T) {
 		mustContain(t, k.ok(t, "webhook", "resume", other), "active")
 		mustContain(t, k.ok(t, "webhook", "show", other, id), other, id, "max_in_flight")
 		mustContain(t, k.ok(t, "webhook", "secrets", other), "whsec_")
+		pair := k.ok(t, "webhook", "create", "--json", `{"tenant": "initech", "url": "`+target+`", "signatures": ["standard_ed25519"]}`)
+		mustContain(t, pair, "whpk_", "whsec_")
+		mustContain(t, k.ok(t, "webhook", "secrets", strings.Fields(pair)[1]), "ed25519", "whpk_", "symmetric", "whsec_")
+		mustContain(t, k.ok(t, "webhook", "update", other, "--json", `{"status": "paused"}`), "paused")
 		if changed := k.asJSON(t, "webhook", "update", other, "--json", `{"max_in_flight": 3, "weight": null}`); changed["max_in_flight"] != 3.0 {
 			t.Errorf("changed to %v", changed)
 		}

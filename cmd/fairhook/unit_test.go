@@ -344,3 +344,34 @@ func running(pid int) bool {
 	_, after, _ := bytes.Cut(stat, []byte(") "))
 	return !bytes.HasPrefix(after, []byte("Z"))
 }
+
+func TestFieldsArePrintedAsTheyAre(t *testing.T) {
+	t.Parallel()
+	got := jsonFields(struct {
+		ID      string            `json:"id"`
+		URL     string            `json:"url"`
+		Text    string            `json:"text"`
+		Digits  string            `json:"digits"`
+		Empty   string            `json:"empty"`
+		None    *int              `json:"none"`
+		Nothing []string          `json:"nothing"`
+		Types   []string          `json:"types"`
+		Headers map[string]string `json:"headers"`
+		Size    int               `json:"size"`
+	}{
+		ID: "x", URL: "https://example.com/?a=1&b=<2>", Text: `He said "no" \ "yes"`, Digits: "null", Nothing: []string{},
+		Types: []string{"a&b"}, Headers: map[string]string{"X": "<&>"}, Size: 3,
+	}, "url", "id")
+	want := []field{
+		{"url", "https://example.com/?a=1&b=<2>"},
+		{"id", "x"},
+		{"digits", "null"},
+		{"headers", `{"X":"<&>"}`},
+		{"size", "3"},
+		{"text", `He said "no" \ "yes"`},
+		{"types", `["a&b"]`},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%q, want\n%q", got, want)
+	}
+}

@@ -52,8 +52,8 @@ func newWebhookCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return printList(c.out, all(secrets), 0, "id\tsecret\tcreated\texpires", func(s *client.Secret) []string {
-					return []string{s.ID, s.Secret, when(&s.CreatedAt), orNone(when(s.ExpiresAt))}
+				return printList(c.out, all(secrets), 0, "id\tkind\tsecret or public key\tcreated\texpires", func(s *client.Secret) []string {
+					return []string{s.ID, string(s.Kind), cmp.Or(s.Secret, s.PublicKey), when(&s.CreatedAt), orNone(when(s.ExpiresAt))}
 				})
 			}),
 	)
@@ -116,7 +116,8 @@ existing secret too; the other flags win over it.`,
 			if err != nil {
 				return err
 			}
-			return c.out.value(created, append(webhookFields(&created.Webhook), field{"secret", created.Secret})...)
+			return c.out.value(created, append(webhookFields(&created.Webhook),
+				field{"secret", created.Secret}, field{"public_key", created.PublicKey})...)
 		})
 }
 

@@ -708,25 +708,6 @@ func TestWebhooks(t *testing.T) {
 		}
 	})
 
-	t.Run("CreateSendsWhatItHasNoFieldFor", func(t *testing.T) {
-		t.Parallel()
-		fake := newFake(t, answer(201, strings.TrimSuffix(webhookBody, "}")+`,"secret":"whsec_abc"}`))
-		c := dial(t, fake)
-		webhook := client.NewWebhook{Tenant: "acme", URL: "https://example.com/", Extra: map[string]any{"newer": []string{"a"}}}
-		if _, err := c.Webhooks().Create(t.Context(), webhook); err != nil {
-			t.Fatal(err)
-		}
-		if got, want := string(fake.got()[0].body), `{"newer":["a"],"tenant":"acme","url":"https://example.com/"}`; got != want {
-			t.Errorf("sent %s\nwant %s", got, want)
-		}
-		for name, value := range map[string]any{"tenant": "other", "newer": make(chan int)} {
-			webhook.Extra = map[string]any{name: value}
-			if _, err := c.Webhooks().Create(t.Context(), webhook); err == nil || !strings.Contains(err.Error(), name) {
-				t.Errorf("%s as an extra: %v", name, err)
-			}
-		}
-	})
-
 	t.Run("TestTellsWhatCameOfIt", func(t *testing.T) {
 		t.Parallel()
 		const body = `{"id":"` + eventID + `","webhook_id":"` + webhookID + `","status":"failed","requested_at":"2026-01-02T03:04:05Z",` +

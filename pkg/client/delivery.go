@@ -3,8 +3,6 @@ package client
 import (
 	"context"
 	"iter"
-	"net/url"
-	"strconv"
 	"time"
 )
 
@@ -46,24 +44,17 @@ func (c *Client) Deliveries() Deliveries { return Deliveries{c} }
 // first, fetching page after page as the loop goes on. An error is the last thing
 // it yields.
 func (d Deliveries) List(ctx context.Context, filter ListDeliveries) iter.Seq2[*EndedDelivery, error] {
-	query := url.Values{}
+	query, err := listQuery("", filter.Status, nil, filter.After, filter.Before, filter.PageSize)
+	if err != nil {
+		return failedList[EndedDelivery](err)
+	}
 	set := func(name, value string) {
 		if value != "" {
 			query.Set(name, value)
 		}
 	}
-	set("status", string(filter.Status))
 	set("tenant", filter.Tenant)
 	set("webhook_id", filter.WebhookID)
 	set("reason", filter.Reason)
-	if !filter.After.IsZero() {
-		query.Set("after", filter.After.Format(time.RFC3339Nano))
-	}
-	if !filter.Before.IsZero() {
-		query.Set("before", filter.Before.Format(time.RFC3339Nano))
-	}
-	if filter.PageSize != 0 {
-		query.Set("limit", strconv.Itoa(filter.PageSize))
-	}
 	return list[EndedDelivery](ctx, d.client, "/v1/deliveries", query)
 }

@@ -304,7 +304,7 @@ func (c *Client) Attempts(ctx context.Context, eventID string) ([]Attempt, error
 // error is the last thing it yields.
 func (c *Client) EachAttempt(ctx context.Context, eventID string, pageSize int) iter.Seq2[*Attempt, error] {
 	if err := checkID(eventID); err != nil {
-		return func(yield func(*Attempt, error) bool) { yield(nil, err) }
+		return failedList[Attempt](err)
 	}
 	query := url.Values{}
 	if pageSize != 0 {

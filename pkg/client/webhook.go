@@ -91,10 +91,6 @@ const (
 // NewWebhook is a webhook to create. Only Tenant and URL are required; what is
 // left zero gets Fairhook's default.
 type NewWebhook struct {
-	// Extra are further members of the request, by their names in JSON: settings that
-	// a newer Fairhook has and this version of the client has no field for.
-	Extra map[string]any `json:"-"`
-
 	Tenant         string            `json:"tenant"`
 	URL            string            `json:"url"`
 	Description    string            `json:"description,omitzero"`
@@ -153,6 +149,7 @@ type WebhookUpdate struct {
 	URL             *string           `json:"url,omitzero"`
 	Description     *string           `json:"description,omitzero"`
 	EventTypes      []string          `json:"event_types,omitzero"`
+	Status          *WebhookStatus    `json:"status,omitzero"` // WebhookActive or WebhookPaused, as Resume and Pause
 	Headers         map[string]string `json:"headers,omitzero"`
 	TimeoutSeconds  *int              `json:"timeout_seconds,omitzero"`
 	MaxInFlight     *int              `json:"max_in_flight,omitzero"`
@@ -193,9 +190,9 @@ func (c *Client) Webhooks() Webhooks { return Webhooks{c} }
 // Create makes a webhook. It is not repeated after an error that leaves open
 // whether it was done; List tells.
 func (w Webhooks) Create(ctx context.Context, webhook NewWebhook) (*CreatedWebhook, error) {
-	body, err := webhook.encode()
+	body, err := json.Marshal(webhook)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("fairhook: encode the webhook: %w", err)
 	}
 	created := &CreatedWebhook{}
 	_, err = w.client.do(ctx, call{method: http.MethodPost, path: "/v1/webhooks", header: jsonContent(), body: body}, created)
@@ -282,29 +279,6 @@ func (w Webhooks) one(ctx context.Context, id, action string, call call) (*Webho
 		return nil, err
 	}
 	return webhook, nil
-}
-
-func (w NewWebhook) encode() ([]byte, error) {
-	body, err := json.Marshal(w)
-	if err != nil {
-		return nil, fmt.Errorf("fairhook: encode the webhook: %w", err)
-	}
-	if len(w.Extra) == 0 {
-		return body, nil
-	}
-	members := map[string]json.RawMessage{}
-	if err := json.Unmarshal(body, &members); err != nil {
-		return nil, fmt.Errorf("fairhook: encode the webhook: %w", err)
-	}
-	for name, value := range w.Extra {
-		if _, set := members[name]; set {
-			return nil, fmt.Errorf("fairhook: the webhook has %s both as a field and as an extra", name)
-		}
-		if members[name], err = json.Marshal(value); err != nil {
-			return nil, fmt.Errorf("fairhook: encode %s of the webhook: %w", name, err)
-		}
-	}
-	return json.Marshal(members)
 }
 
 func (u WebhookUpdate) encode() ([]byte, error) {
