@@ -66,7 +66,7 @@ func TestImportMaps(t *testing.T) {
 			"", false,
 		},
 		"SvixReservedHeader": {svixFile("", `,"headers":{"headers":{"User-Agent":"x","X-Env":"live"}}`), []string{`"headers":{"X-Env":"live"}`}, `"User-Agent"`, false},
-		"SvixKeyPair":        {svixFile("", `,"secret":{"key":"whsk_6Xb"}`), []string{marker}, "key pair", false},
+		"SvixKeyPair":        {svixFile("", `,"secret":{"key":"whsk_6Xb"}`), []string{`"signatures":["standard_ed25519"]`, `"private_key":"whsk_6Xb"`}, "", false},
 		"SvixNoSecret":       {svixFile("", `,"secret":{"key":""}`), []string{marker}, "secret", false},
 		"SvixLongDescription": {
 			svixFile(`,"description":"`+strings.Repeat("é", 600)+`"`, ""),

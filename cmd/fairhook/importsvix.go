@@ -91,7 +91,8 @@ func (i *svixItem) candidate(application svixApplication) *candidate {
 	case key == "":
 		c.lose("its secret, which the file does not have")
 	case strings.HasPrefix(key, "whsk_"):
-		c.lose("its key pair (%q): a webhook is made with a symmetric secret", "whsk_")
+		c.webhook.PrivateKey = key
+		c.webhook.Signatures = []client.SignatureScheme{client.SignStandardEd25519}
 	default:
 		c.webhook.Secret = key
 	}
